@@ -1,0 +1,472 @@
+"""Block: many samples of one lane as columns; on the log one record, an Arrow IPC stream.
+
+A block travels, a sample is one row of it. In memory the columns are typed arrays of the standard
+library: they grow by appending, join by copying memory, and hand their buffers to Arrow and to the
+kernels without a conversion. A block that has been handed on is not changed any more.
+
+Format: Arrow IPC stream with LZ4 buffers (https://arrow.apache.org/docs/format/Columnar.html), the
+policies as JSON in the schema's metadata. This module is the only home of pyarrow outside the
+dialects.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from struct import Struct
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.points import PointPolicy, lane_of
+from schemas.samples import NO_QUALITY, Conflict, Kind, Sample, Value
+
+BLOCK_ROWS_MAX = 4096
+"""The row's index takes 12 bits of a sample's position."""
+BLOCK_BYTES_MAX = 256 * 1024
+"""Estimated bytes above which nothing more joins a block."""
+
+_ROW_BYTES = 33
+_double, _long = Struct("<d"), Struct("<q")
+_TEXT_KINDS = (Kind.STRING, Kind.JSON)
+_FIXED = (
+    ("series", "Q", pa.uint64()),
+    ("ts_ms", "q", pa.int64()),
+    ("kind", "B", pa.uint8()),
+    ("bits", "q", pa.int64()),
+    ("quality", "i", pa.int32()),
+    ("rule", "B", pa.uint8()),
+    ("policy", "H", pa.uint16()),
+)
+# What pyarrow and JSON raise for bytes that are none of ours.
+_DECODING = (
+    pa.ArrowException,
+    OSError,
+    EOFError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    StopIteration,
+)
+_OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def bits_of(kind: int, value: Value) -> int:
+    """The 64 bits that stand for `value` in the `bits` column (for text: a hash; the text has its
+    own column).
+
+    Two values of one kind are equal exactly if their bits are.
+    """
+    if kind == Kind.DOUBLE:
+        return int(_long.unpack(_double.pack(value))[0])
+    if kind in _TEXT_KINDS:
+        digest = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int(_long.unpack(digest)[0])
+    return int(value)
+
+
+def bytes_of(text: str) -> int:
+    """How many bytes a text takes on the log: up to four times its characters."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def double_of(bits: int) -> float:
+    """The double whose IEEE bits are `bits`."""
+    return float(_double.unpack(_long.pack(bits))[0])
+
+
+@dataclass(slots=True)
+class Block:
+    """Columns of equal length, one row a sample.
+
+    `policy` indexes `policies`. `texts` maps row to text for STRING and JSON rows. `version` is
+    empty until the judge has decided (`services.domain.lattice`), then uint64 per row. `quality`
+    holds NO_QUALITY where none came.
+    """
+
+    policies: list[PointPolicy] = field(default_factory=list)
+    series: array[int] = field(default_factory=lambda: array("Q"))
+    ts_ms: array[int] = field(default_factory=lambda: array("q"))
+    kind: array[int] = field(default_factory=lambda: array("B"))
+    bits: array[int] = field(default_factory=lambda: array("q"))
+    quality: array[int] = field(default_factory=lambda: array("i"))
+    rule: array[int] = field(default_factory=lambda: array("B"))
+    policy: array[int] = field(default_factory=lambda: array("H"))
+    version: array[int] = field(default_factory=lambda: array("Q"))
+    texts: dict[int, str] = field(default_factory=dict)
+    text_bytes: int = 0
+
+    def __len__(self) -> int:
+        return len(self.series)
+
+    @property
+    def bytes_estimate(self) -> int:
+        """About what the block takes on the log before compression."""
+        return len(self.series) * _ROW_BYTES + self.text_bytes
+
+    # -- rows in -----------------------------------------------------------------------------------
+
+    def policy_index(self, policy: PointPolicy) -> int:
+        """The index by which rows of this block name `policy`; added if it is new here."""
+        policies = self.policies
+        if policies and policies[-1] is policy:
+            return len(policies) - 1
+        try:
+            return policies.index(policy)
+        except ValueError:
+            policies.append(policy)
+            return len(policies) - 1
+
+    def add(
+        self,
+        series: int,
+        ts_ms: int,
+        kind: int,
+        value: Value,
+        *,
+        policy: int,
+        quality: int = NO_QUALITY,
+        rule: int = Conflict.FIRST,
+    ) -> None:
+        """Append one row; `policy` comes from `policy_index`."""
+        if kind == 3 or kind == 4:
+            text = str(value)
+            self.texts[len(self.series)] = text
+            self.text_bytes += bytes_of(text)
+            self.bits.append(bits_of(kind, text))
+        elif kind == 0:
+            self.bits.append(_long.unpack(_double.pack(value))[0])
+        else:
+            self.bits.append(int(value))
+        self.series.append(series)
+        self.ts_ms.append(ts_ms)
+        self.kind.append(kind)
+        self.quality.append(quality)
+        self.rule.append(rule)
+        self.policy.append(policy)
+
+    def extend(self, other: Block) -> None:
+        """Append all rows of `other`, which stays as it is."""
+        offset = len(self.series)
+        self.series += other.series
+        self.ts_ms += other.ts_ms
+        self.kind += other.kind
+        self.bits += other.bits
+        self.quality += other.quality
+        self.rule += other.rule
+        self.version += other.version
+        if self.policies == other.policies:
+            self.policy += other.policy
+        else:
+            renamed = [self.policy_index(policy) for policy in other.policies]
+            self.policy.extend([renamed[index] for index in other.policy])
+        if other.texts:
+            for row, text in other.texts.items():
+                self.texts[offset + row] = text
+            self.text_bytes += other.text_bytes
+
+    @classmethod
+    def join(cls, blocks: Iterable[Block]) -> Block:
+        """One new block with the rows of all, in order."""
+        joined = cls()
+        for block in blocks:
+            joined.extend(block)
+        return joined
+
+    @classmethod
+    def of_samples(cls, samples: Iterable[Sample], policy: PointPolicy) -> Block:
+        """A block of samples that share one policy."""
+        block = cls()
+        index = block.policy_index(policy)
+        for s in samples:
+            quality = NO_QUALITY if s.quality is None else s.quality
+            block.add(
+                s.series, s.ts_ms, s.kind, s.value, policy=index, quality=quality, rule=s.rule
+            )
+        return block
+
+    # -- rows out ----------------------------------------------------------------------------------
+
+    def value(self, row: int) -> Value:
+        """The value of a row in its own type."""
+        kind = self.kind[row]
+        if kind == 0:
+            return double_of(self.bits[row])
+        if kind == 3 or kind == 4:
+            return self.texts[row]
+        return bool(self.bits[row]) if kind == 2 else self.bits[row]
+
+    def sample(self, row: int) -> Sample:
+        """One row, readable."""
+        quality = self.quality[row]
+        return Sample(
+            self.series[row],
+            self.ts_ms[row],
+            Kind(self.kind[row]),
+            self.value(row),
+            None if quality == NO_QUALITY else quality,
+            Conflict(self.rule[row]),
+        )
+
+    def samples(self) -> Iterator[Sample]:
+        """All rows, readable."""
+        return (self.sample(row) for row in range(len(self)))
+
+    def take(self, rows: Sequence[int]) -> Block:
+        """A new block of the named rows, in the order named."""
+        taken = Block(policies=list(self.policies))
+        for name, code, _ in _FIXED:
+            column = getattr(self, name)
+            setattr(taken, name, array(code, [column[row] for row in rows]))
+        if self.version:
+            taken.version = array("Q", [self.version[row] for row in rows])
+        if self.texts:
+            taken._adopt_texts((new, self.texts.get(row)) for new, row in enumerate(rows))
+        return taken
+
+    def slice(self, start: int, stop: int) -> Block:
+        """Rows start (inclusive) to stop (exclusive) as a new block."""
+        cut = Block(policies=list(self.policies))
+        for name, _, _ in _FIXED:
+            setattr(cut, name, getattr(self, name)[start:stop])
+        cut.version = self.version[start:stop]
+        if self.texts:
+            cut._adopt_texts((row - start, self.texts.get(row)) for row in range(start, stop))
+        return cut
+
+    def _adopt_texts(self, texts: Iterable[tuple[int, str | None]]) -> None:
+        self.texts = {row: text for row, text in texts if text is not None}
+        self.text_bytes = sum(map(bytes_of, self.texts.values()))
+
+    def by_lane(self, lanes: int) -> dict[int, Block]:
+        """The rows of each lane, in order; the block itself where all belong to one."""
+        lane_by_series = {series: lane_of(series, lanes) for series in set(self.series)}
+        if len(set(lane_by_series.values())) == 1:
+            return {next(iter(lane_by_series.values())): self}
+        rows: dict[int, list[int]] = {}
+        for row, series in enumerate(self.series):
+            rows.setdefault(lane_by_series[series], []).append(row)
+        return {lane: self.take(members) for lane, members in rows.items()}
+
+    def pieces(self, rows_max: int = BLOCK_ROWS_MAX) -> list[Block]:
+        """The block cut into consecutive blocks that each fit into one record."""
+        if len(self) <= rows_max and self.bytes_estimate <= BLOCK_BYTES_MAX:
+            return [self]
+        pieces, start, size = [], 0, 0
+        for row in range(len(self)):
+            row_bytes = _ROW_BYTES + bytes_of(self.texts.get(row, ""))
+            if row - start >= rows_max or (row > start and size + row_bytes > BLOCK_BYTES_MAX):
+                pieces.append(self.slice(start, row))
+                start, size = row, 0
+            size += row_bytes
+        pieces.append(self.slice(start, len(self)))
+        return pieces
+
+    # -- bytes -------------------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """The Arrow IPC stream that lies on the log."""
+        arrays = [_arrow(getattr(self, name), kind) for name, _, kind in _FIXED]
+        if self.version:
+            arrays.append(_arrow(self.version, pa.uint64()))
+        if self.texts:
+            arrays.append(self._arrow_texts())
+        schema = _schema(tuple(self.policies), bool(self.version), bool(self.texts))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
+            writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        return bytes(memoryview(sink.getvalue()))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Block:
+        """The block in an Arrow IPC stream. Raises ValueError where it is none of ours."""
+        try:
+            with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+                batch = reader.read_next_batch()
+            batch.validate(full=True)
+            block = cls(policies=_policies(batch.schema.metadata[b"policies"]))
+            for name, code, kind in _FIXED:
+                setattr(block, name, _array(batch.column(name), code, kind))
+            if "version" in batch.schema.names:
+                block.version = _array(batch.column("version"), "Q", pa.uint64())
+            if "text" in batch.schema.names:
+                block._adopt_texts(enumerate(batch.column("text").to_pylist()))
+        except _DECODING as error:
+            raise ValueError(f"not a block: {error}") from error
+        block._check()
+        return block
+
+    def _check(self) -> None:
+        """What a reader of the log may rely on; a block that came from elsewhere could break it."""
+        if not len(self):
+            return
+        if max(self.policy) >= len(self.policies):
+            raise ValueError("not a block: a row names a policy that is not there")
+        if max(self.kind) > max(Kind) or max(self.rule) > max(Conflict):
+            raise ValueError("not a block: a kind or a rule that does not exist")
+        if sum(self.kind.count(kind) for kind in _TEXT_KINDS) != len(self.texts):
+            raise ValueError("not a block: text rows without text")
+
+    def _arrow_texts(self) -> Any:
+        get = self.texts.get
+        return pa.array([get(row) for row in range(len(self))], pa.string())
+
+    def stored(self) -> Any:
+        """The rows as a pyarrow.Table with the columns of the store's table `samples`."""
+        kind = _arrow(self.kind, pa.uint8())
+        bits = _arrow(self.bits, pa.int64())
+        is_double = pc.equal(kind, pa.scalar(int(Kind.DOUBLE), pa.uint8()))
+        is_long = pc.and_(
+            pc.invert(is_double),
+            pc.invert(pc.is_in(kind, _TEXT_KIND_CODES)),
+        )
+        quality = _arrow(self.quality, pa.int32())
+        # Several policies may be of one tenant, and the engine refuses a dictionary that repeats.
+        names = list(dict.fromkeys(policy.tenant for policy in self.policies))
+        places = pa.array([names.index(policy.tenant) for policy in self.policies], pa.uint16())
+        tenants = pa.DictionaryArray.from_arrays(
+            places.take(_arrow(self.policy, pa.uint16())), pa.array(names, pa.string())
+        )
+        return pa.table(
+            {
+                "tenant": tenants,
+                "series": _arrow(self.series, pa.uint64()),
+                "ts": _arrow(self.ts_ms, pa.int64()).view(pa.timestamp("ms", "UTC")),
+                "kind": kind.view(pa.int8()),
+                "double": pc.if_else(is_double, bits.view(pa.float64()), 0.0),
+                "long": pc.if_else(is_long, bits, 0),
+                "text": (
+                    pc.coalesce(self._arrow_texts(), "")
+                    if self.texts
+                    else pa.repeat(pa.scalar("", pa.string()), len(self))
+                ),
+                "quality": pc.if_else(pc.equal(quality, NO_QUALITY), None, quality),
+                "version": _arrow(self.version, pa.uint64()),
+            }
+        )
+
+    @classmethod
+    def from_stored(cls, data: bytes) -> Block:
+        """The inverse of `stored`: the rows of an Arrow IPC stream with those columns, as the store
+        sends them. Each tenant becomes a policy that says nothing else, the rule follows from the
+        version.
+        """
+        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
+            table = reader.read_all().unify_dictionaries()
+        if not table.num_rows:
+            return cls()
+        column = {name: table.column(name).combine_chunks() for name in table.column_names}
+        kind = column["kind"].cast(pa.int8()).view(pa.uint8())
+        bits = pc.if_else(
+            pc.equal(kind, pa.scalar(int(Kind.DOUBLE), pa.uint8())),
+            column["double"].view(pa.int64()),
+            column["long"],
+        )
+        tenants = column["tenant"].dictionary_encode()
+        # The store's dictionaries hold more than these rows use: always the empty text.
+        used = tenants.indices.unique()
+        last = pc.greater_equal(column["version"], pa.scalar(1 << 63, pa.uint64()))
+        names = tenants.dictionary.take(used).to_pylist()
+        block = cls(policies=[PointPolicy(tenant) for tenant in names])
+        for name, values in {
+            "series": column["series"],
+            "ts_ms": column["ts"].cast(pa.timestamp("ms", "UTC")).view(pa.int64()),
+            "kind": kind,
+            "bits": bits,
+            "quality": pc.fill_null(column["quality"], NO_QUALITY),
+            "rule": last.cast(pa.uint8()),
+            "policy": pc.index_in(tenants.indices, used).cast(pa.uint16()),
+            "version": column["version"],
+        }.items():
+            setattr(block, name, _array(values, _CODES[name], values.type))
+        rows = pc.indices_nonzero(pc.is_in(kind, _TEXT_KIND_CODES))
+        block._adopt_texts(
+            zip(rows.to_pylist(), column["text"].take(rows).to_pylist(), strict=True)
+        )
+        for row, text in block.texts.items():
+            block.bits[row] = bits_of(Kind.STRING, text)
+        return block
+
+
+_CODES = {name: code for name, code, _ in _FIXED} | {"version": "Q"}
+_TEXT_KIND_CODES = pa.array([int(kind) for kind in _TEXT_KINDS], pa.uint8())
+
+
+def _arrow(column: array[int], kind: Any) -> Any:
+    return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(column)])
+
+
+def _array(column: Any, code: str, kind: Any) -> array[int]:
+    if column.type != kind or column.null_count:
+        raise ValueError(f"not a block: a column of {column.type} where {kind} belongs")
+    out: array[int] = array(code)
+    if len(column):
+        size = out.itemsize
+        data = memoryview(column.buffers()[1])
+        out.frombytes(data[column.offset * size : (column.offset + len(column)) * size])
+    return out
+
+
+@lru_cache(maxsize=1024)
+def _schema(policies: tuple[PointPolicy, ...], version: bool, text: bool) -> Any:
+    fields = [pa.field(name, kind, nullable=False) for name, _, kind in _FIXED]
+    if version:
+        fields.append(pa.field("version", pa.uint64(), nullable=False))
+    if text:
+        fields.append(pa.field("text", pa.string()))
+    rows = [
+        [p.tenant, p.revision, p.kind, p.band, p.band_percent, p.heartbeat_ms] for p in policies
+    ]
+    return pa.schema(fields, metadata={"policies": json.dumps(rows)})
+
+
+@lru_cache(maxsize=1024)
+def _policy_rows(metadata: bytes) -> tuple[PointPolicy, ...]:
+    return tuple(
+        PointPolicy(tenant, revision, None if kind is None else Kind(kind), band, percent, beat)
+        for tenant, revision, kind, band, percent, beat in json.loads(metadata)
+    )
+
+
+def _policies(metadata: bytes) -> list[PointPolicy]:
+    return list(_policy_rows(metadata))
+
+
+def arrow_rows(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> Any:
+    """Plain rows as a pyarrow.Table; `columns` maps a column's name to "string", "int64", "uint64",
+    "int32" or "ms".
+    """
+    kinds = {"ms": pa.timestamp("ms", "UTC")}
+    schema = pa.schema(
+        [(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
+    )
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def concat(tables: Sequence[Any]) -> Any:
+    """Tables of one shape as one, their dictionaries unified."""
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+
+
+def month_batches(table: Any, months_max: int, column: str = "ts") -> list[Any]:
+    """The table cut so that no piece touches more than `months_max` calendar months of `column`;
+    rows keep their order.
+
+    A month is a partition of the store; an insert that touches too many is refused as a whole.
+    """
+    if not table.num_rows or column not in table.column_names:
+        return [table]
+    ts = table.column(column)
+    low, high = (pc.min_max(ts)[name].as_py() for name in ("min", "max"))
+    if (high.year - low.year) * 12 + high.month - low.month < months_max:
+        return [table]
+    months = pc.add(pc.multiply(pc.year(ts), 12), pc.month(ts))
+    distinct = pc.unique(months).sort()
+    groups = [distinct.slice(start, months_max) for start in range(0, len(distinct), months_max)]
+    return [table.filter(pc.is_in(months, group)) for group in groups]

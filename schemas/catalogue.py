@@ -1,0 +1,200 @@
+"""What is configured: tenants, users, keys, devices, points. Each is the body of a `Change` on
+`catalogue.changed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
+
+from schemas.samples import Kind
+
+INGEST, READ, ADMIN = "ingest", "read", "admin"
+SCOPES = (INGEST, READ, ADMIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """Base of everything configured: `KIND` and `id` name it on the log."""
+
+    KIND: ClassVar[str] = ""
+
+    id: str
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object that lies on the log."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, body: Mapping[str, Any]) -> Self:
+        """The thing behind a JSON object; members that a newer version wrote are passed over.
+
+        Raises TypeError or ValueError where a member has another type than here.
+        """
+        known = cls.__dataclass_fields__
+        members = {name: value for name, value in body.items() if name in known}
+        for name, value in members.items():
+            _check(name, value, known[name].default)
+        return cls(**cls._typed(members))
+
+    @classmethod
+    def _typed(cls, members: dict[str, Any]) -> dict[str, Any]:
+        """The members with JSON's lists as the tuples that they were."""
+        return members
+
+
+def _check(name: str, value: Any, default: Any) -> None:
+    """A member that has a plain default is of the default's type; a double may be written without a
+    point.
+    """
+    expected = str if name == "id" else type(default)
+    allowed = (int, float) if expected is float else (expected,)
+    if expected in (str, int, bool, float) and type(value) not in allowed:
+        raise TypeError(f"{name} is {type(value).__name__}, not {expected.__name__}")
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+        raise TypeError(f"{value!r} is no list of texts")
+    return tuple(value)
+
+
+def _secret(pair: Any) -> tuple[str, int]:
+    digest, until_ms = pair
+    if not isinstance(digest, str) or type(until_ms) is not int:
+        raise TypeError(f"{type(until_ms).__name__} is no moment of a secret")
+    return digest, until_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant(Thing):
+    """A customer or plant; nothing of one is visible to another. `id` is a short name, `uuid` what
+    vendors' APIs show.
+    """
+
+    KIND: ClassVar[str] = "tenant"
+
+    name: str = ""
+    uuid: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Thing):
+    """A machine's credential. `use` says which door it opens: "device" (token), "client" (id and
+    secret), "api" (key).
+
+    `id` is public: the client id, or the visible part of the key. `device` binds it to one device.
+    """
+
+    KIND: ClassVar[str] = "key"
+
+    tenant: str = ""
+    use: str = "api"
+    name: str = ""
+    scopes: tuple[str, ...] = (INGEST, READ)
+    secrets: tuple[tuple[str, int], ...] = ()
+    """Pairs of digest (HMAC-SHA-256, hex) and the moment in UTC ms until which it is accepted (0:
+    no end).
+    """
+    device: str = ""
+    expires_ms: int = 0
+    revoked: bool = False
+    """Filled in by the view where there is a `Revocation`."""
+
+    @classmethod
+    def _typed(cls, members: dict[str, Any]) -> dict[str, Any]:
+        if "scopes" in members:
+            members["scopes"] = _texts(members["scopes"])
+        if "secrets" in members:
+            members["secrets"] = tuple(map(_secret, members["secrets"]))
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class Revocation(Thing):
+    """The end of the key with this id, for good: a record of its own, so that no edit of the key
+    can undo it.
+    """
+
+    KIND: ClassVar[str] = "revocation"
+
+
+@dataclass(frozen=True, slots=True)
+class User(Thing):
+    """A person who logs in with a password; `id` is the user name. `tenants` maps tenant to
+    scopes.
+    """
+
+    KIND: ClassVar[str] = "user"
+
+    password: str = ""
+    """scrypt, as `services.catalogue` writes it."""
+    tenants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    uuid: str = ""
+    disabled: bool = False
+
+    @classmethod
+    def _typed(cls, members: dict[str, Any]) -> dict[str, Any]:
+        if "tenants" in members:
+            tenants = dict(members["tenants"])
+            members["tenants"] = {tenant: _texts(scopes) for tenant, scopes in tenants.items()}
+        return members
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Thing):
+    """Something that brings data; `id` is a UUID."""
+
+    KIND: ClassVar[str] = "device"
+
+    tenant: str = ""
+    name: str = ""
+    type: str = "default"
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Point(Thing):
+    """A measured or commanded place on a device, as its source names it: (tenant, device, key) is
+    its series.
+
+    `kind` is the declared type, and `locked` whether samples of another are refused. `id` is what
+    contracts that address points by an id use; others use (device, key).
+    """
+
+    KIND: ClassVar[str] = "point"
+
+    tenant: str = ""
+    device: str = ""
+    key: str = ""
+    series: int = 0
+    """The 64-bit id of (tenant, device, key), made in `services.catalogue.view`."""
+    name: str = ""
+    kind: int | None = None
+    locked: bool = False
+    unit: str = ""
+    precision: int | None = None
+    band: float = 0.0
+    band_percent: float = 0.0
+    heartbeat_ms: int = 0
+    ingestable: bool = True
+    created_ms: int = 0
+
+    @property
+    def declared(self) -> Kind | None:
+        """The declared type."""
+        return None if self.kind is None else Kind(self.kind)
+
+    @classmethod
+    def _typed(cls, members: dict[str, Any]) -> dict[str, Any]:
+        if members.get("kind") is not None:
+            members["kind"] = int(Kind(members["kind"]))
+        if type(members.get("precision")) not in (int, type(None)):
+            raise TypeError(f"precision is {members['precision']!r}")
+        return members
+
+
+THINGS: dict[str, type[Thing]] = {
+    cls.KIND: cls for cls in (Tenant, Key, Revocation, User, Device, Point)
+}

@@ -1,0 +1,155 @@
+"""Every table that a sink fills: which topic it comes from and how records become rows.
+
+The columns themselves are written once, in `migrations/`; what is here only fills them. Every table
+replaces by key and version, so that the same record written twice is one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.blocks import Block, arrow_rows, concat
+from schemas.catalogue import Device, Point
+from schemas.envelope import Change, Envelope, Letter, Logged, Record
+from schemas.topics import CATALOGUE_CHANGED, RECORDS_REFUSED, SAMPLES_ACCEPTED, Topic
+
+MIDDLE = 1 << 63
+"""Versions below it are of first-wins rows, where the earlier one is higher; from it on, of
+replacing rows.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`rows` makes a pyarrow.Table of decoded records and raises ValueError, TypeError or
+    LookupError where one cannot be a row; `time` names the column that the partition depends on.
+    """
+
+    name: str
+    topic: Topic
+    rows: Callable[[Sequence[Logged]], Any]
+    time: str = ""
+
+
+def _records(logged: Sequence[Logged]) -> Iterator[tuple[int, Record]]:
+    for item in logged:
+        if not isinstance(item.envelope, Envelope):
+            raise ValueError(f"offset {item.offset} holds no record: {item.envelope.reason}")
+        yield item.offset, item.envelope.record
+
+
+def _samples(logged: Sequence[Logged]) -> Any:
+    tables = []
+    for offset, record in _records(logged):
+        if not isinstance(record, Block) or len(record.version) != len(record):
+            raise ValueError(f"offset {offset} holds no judged block")
+        tables.append(record.stored())
+    return concat(tables)
+
+
+_REFUSED = {
+    "at": "ms",
+    "reason": "string",
+    "detail": "string",
+    "source": "string",
+    "tenant": "string",
+    "topic": "string",
+    "lane": "int32",
+    "offset": "int64",
+    "row": "int32",
+    "body": "string",
+    "count": "uint32",
+    "letter": "uint64",
+}
+
+
+def _refused(logged: Sequence[Logged]) -> Any:
+    rows = []
+    for offset, letter in _records(logged):
+        if not isinstance(letter, Letter):
+            raise TypeError(f"offset {offset} holds no letter")
+        row = {name: getattr(letter, name) for name in _REFUSED if hasattr(letter, name)}
+        body = letter.body.decode("utf-8", "backslashreplace")
+        rows.append(row | {"at": letter.ts_ms, "body": body, "letter": offset})
+    return arrow_rows(_REFUSED, [_printable(row) for row in rows])
+
+
+_POINTS = {
+    "tenant": "string",
+    "series": "uint64",
+    "device": "string",
+    "key": "string",
+    "point": "string",
+    "name": "string",
+    "kind": "string",
+    "unit": "string",
+    "version": "uint64",
+    "is_deleted": "uint8",
+}
+
+
+def _point(id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    point = Point.of({**body, "id": id})
+    return {
+        "tenant": point.tenant,
+        "series": point.series,
+        "device": point.device,
+        "key": point.key,
+        "point": id,
+        "name": point.name or point.key,
+        "kind": "" if point.declared is None else point.declared.name.lower(),
+        "unit": point.unit,
+    }
+
+
+_DEVICES = {
+    "tenant": "string",
+    "device": "string",
+    "name": "string",
+    "type": "string",
+    "version": "uint64",
+    "is_deleted": "uint8",
+}
+
+
+def _device(id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    device = Device.of({**body, "id": id})
+    return {"tenant": device.tenant, "device": id, "name": device.name, "type": device.type}
+
+
+def _things(
+    kind: str, columns: dict[str, str], row: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+) -> Callable[[Sequence[Logged]], Any]:
+    def rows(logged: Sequence[Logged]) -> Any:
+        found = []
+        for offset, change in _records(logged):
+            if not isinstance(change, Change):
+                raise TypeError(f"offset {offset} holds no change of the catalogue")
+            if change.kind == kind:
+                # Of several claims the first stays; whatever is said later replaces it.
+                version = MIDDLE - 1 - offset if change.first else MIDDLE + offset
+                made = row(change.id, change.body or {})
+                made |= {"version": version, "is_deleted": int(change.body is None)}
+                found.append(_printable(made))
+        return arrow_rows(columns, found)
+
+    return rows
+
+
+def _printable(row: dict[str, Any]) -> dict[str, Any]:
+    """Texts that UTF-8 can hold: JSON on the log may bring half of a surrogate pair."""
+    return {
+        name: value.encode("utf-8", "backslashreplace").decode()
+        if isinstance(value, str)
+        else value
+        for name, value in row.items()
+    }
+
+
+SAMPLES = Table("samples", SAMPLES_ACCEPTED, _samples, "ts")
+REFUSED = Table("refused", RECORDS_REFUSED, _refused)
+POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
+DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
+TABLES = (SAMPLES, REFUSED, POINTS, DEVICES)

@@ -1,0 +1,49 @@
+"""What an agent is: a source topic, a pure step, and how its lane state becomes bytes. Runners and
+lane keeper do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.blocks import Block
+from schemas.envelope import Envelope, Position, Undecodable
+from schemas.queries import LatestQuery, TakenQuery
+from schemas.topics import Topic
+
+Asked = Sequence[Block]
+"""What the store answered, one block for each query, in their order."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step puts out: (topic, lane, record) triples, and what to count (name to number of
+    rows).
+    """
+
+    out: Sequence[tuple[Topic, int, Envelope]] = ()
+    tally: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A declaration. `State` is a lane's state, changed in place by `step` alone.
+
+    `fresh(whole)` makes the state of a lane without a checkpoint; `whole` says that the log it
+    starts reading holds everything that was ever judged, so that what the state does not know does
+    not exist. `ask` gives the queries that a record's step needs answered by the store (none:
+    empty). `step(state, position, record, answers, lanes)` applies one record; the same state,
+    position, record and answers give the same outcome. `stored(state, offset)` tells the state that
+    the store has every row of the lane up to and including `offset`; it may then forget them.
+    """
+
+    name: str
+    source: Topic
+    fresh: Callable[[bool], Any]
+    ask: Callable[[Any, Position, Envelope], Sequence[TakenQuery | LatestQuery]]
+    step: Callable[[Any, Position, Envelope | Undecodable, Asked, int], Outcome]
+    pack: Callable[[Any], bytes]
+    unpack: Callable[[bytes], Any]
+    stored: Callable[[Any, int], None]

@@ -1,0 +1,20 @@
+"""Beside the flow: what is configured. `View` is the catalogue in memory, `Control` changes it."""
+
+from __future__ import annotations
+
+from services.catalogue._secrets import derive, digest, password_hash, password_matches, pepper
+from services.catalogue.control import Control
+from services.catalogue.view import View, first, new_point, series_id
+
+__all__ = [
+    "Control",
+    "View",
+    "derive",
+    "digest",
+    "first",
+    "new_point",
+    "password_hash",
+    "password_matches",
+    "pepper",
+    "series_id",
+]

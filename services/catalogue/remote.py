@@ -1,0 +1,125 @@
+"""Control actions for a process that may not open the embedded log itself, because another one has
+it.
+
+The process that has the log listens on a Unix socket in the data folder (its owner only);
+`lineshaft tenants add …` and the like ask there. One JSON object a line, in and out: {"action",
+"arguments"}, then {"result"} or {"error"}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from schemas.catalogue import Thing
+from services.catalogue.control import Control
+from services.catalogue.view import View
+from services.errors import PipelineError, Refused, Unavailable
+
+_LINE_BYTES_MAX = 1 << 20
+_PATH_BYTES_MAX = 107
+
+_logger = logging.getLogger(__name__)
+
+
+async def act(control: Control, view: View, action: str, arguments: Mapping[str, Any]) -> Any:
+    """Do one action by its name, as plain JSON values; `list` shows what is there. Raises
+    Refused.
+    """
+    if action == "list":
+        return listing(view, **arguments)
+    if action.startswith("_") or not hasattr(Control, action):
+        raise Refused(f"no such action: {action}")
+    return plain(await getattr(control, action)(**arguments))
+
+
+def listing(view: View, kind: str, tenant: str = "") -> list[dict[str, Any]]:
+    """What is configured of one kind ("tenant", "user", "device", "key", "point"), without
+    secrets.
+    """
+    tenants = [tenant] if tenant else [each.id for each in view.tenants()]
+    found: list[Thing] = []
+    if kind == "tenant":
+        found += view.tenants()
+    elif kind == "user":
+        found += view.users()
+    for of in tenants:
+        if kind == "device":
+            found += view.devices(of)
+        elif kind == "key":
+            found += view.keys(of)
+        elif kind == "point":
+            for device in view.devices(of):
+                found += view.points(of, device.id).values()
+    return [plain(thing) for thing in found]
+
+
+def plain(result: Any) -> Any:
+    """An action's result as JSON values; digests of secrets are left out."""
+    if isinstance(result, Thing):
+        body = result.body()
+        return {name: value for name, value in body.items() if name not in ("secrets", "password")}
+    if isinstance(result, tuple | list):
+        return [plain(part) for part in result]
+    return result
+
+
+@asynccontextmanager
+async def listening(control: Control, view: View, path: Path) -> AsyncIterator[None]:
+    """Listen for actions while the block runs."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                writer.write(json.dumps(await _answer(control, view, line)).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    if len(str(path).encode()) > _PATH_BYTES_MAX:
+        _logger.warning("%s is too long for a socket: no actions while this process runs", path)
+        yield
+        return
+    path.unlink(missing_ok=True)
+    server = await asyncio.start_unix_server(serve, str(path), limit=_LINE_BYTES_MAX)
+    path.chmod(0o600)
+    try:
+        yield
+    finally:
+        server.close()
+        path.unlink(missing_ok=True)
+
+
+async def _answer(control: Control, view: View, line: bytes) -> dict[str, Any]:
+    try:
+        asked = json.loads(line)
+        return {"result": await act(control, view, asked["action"], asked["arguments"])}
+    except PipelineError as error:
+        return {"error": str(error)}
+    except (ValueError, KeyError, TypeError) as error:
+        return {"error": f"not an action: {error}"}
+
+
+def ask(path: Path, action: str, arguments: Mapping[str, Any]) -> Any:
+    """Have the process behind `path` do it. Raises Unavailable where none listens, Refused where it
+    refuses.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(30)
+            connection.connect(str(path))
+            asked = json.dumps({"action": action, "arguments": arguments})
+            connection.sendall(asked.encode() + b"\n")
+            with connection.makefile("rb") as lines:
+                answer = json.loads(lines.readline())
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path}: {error}") from error
+    if "error" in answer:
+        raise Refused(answer["error"])
+    return answer["result"]

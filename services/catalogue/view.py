@@ -1,0 +1,406 @@
+"""What is configured, in memory, following `catalogue.changed`: what doors and auth look things up
+in.
+
+The view is a fold over the log: the same records give the same view in every process, and so does
+what compaction leaves of them (the last record of each key). Its methods are called in the loop's
+thread; those that only read may be called from others too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, TypeVar
+from uuid import UUID, uuid4, uuid5
+
+import xxhash
+
+from schemas.catalogue import THINGS, Device, Key, Point, Revocation, Tenant, Thing, User
+from schemas.envelope import Change, Envelope, Logged
+from schemas.points import LANE_SHIFT, PointPolicy
+from schemas.samples import Kind
+from schemas.topics import CATALOGUE_CHANGED
+from services import metrics
+from services.catalogue._points import Creations, PointIndex, Policies, special
+from services.errors import Unavailable
+from services.eventlog import EventLog
+
+_log = logging.getLogger(__name__)
+
+_POINT_IDS = UUID("8c5b8ac4-6d0e-5f0c-9d5e-3b7b0c7d8a11")
+"""Namespace of the ids of points that are named by nobody."""
+_LOW = (1 << LANE_SHIFT) - 1
+_BATCH_WAIT_MS = 500
+
+T = TypeVar("T", bound=Thing)
+Stamp = tuple[int, PointPolicy]
+"""What a door writes on the samples of a point: its series and its policy."""
+
+
+@lru_cache(maxsize=65_536)
+def series_id(tenant: str, device: str, key: str) -> int:
+    """The 64-bit id of a series: 16 bits of the device's hash above 48 of the whole name's.
+
+    The upper bits choose the lane, so a device's series share one and lie together on disk.
+    """
+    device_name = f"{tenant}\0{device}".encode("utf-8", "surrogatepass")
+    name = device_name + b"\0" + key.encode("utf-8", "surrogatepass")
+    high = xxhash.xxh3_64_intdigest(device_name) & 0xFFFF
+    return high << LANE_SHIFT | xxhash.xxh3_64_intdigest(name) & _LOW
+
+
+def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
+    """A point with the series of its place, and, where `members` brings no `id`, an id made of it.
+
+    The id is derived and not drawn, so that doors which make the same point at once name it alike.
+    """
+    name = "\0".join((tenant, device, key)).encode("utf-8", "surrogatepass").hex()
+    point_id = members.pop("id", "") or str(uuid5(_POINT_IDS, name))
+    members.setdefault("name", key)
+    return Point(
+        point_id,
+        tenant=tenant,
+        device=device,
+        key=key,
+        series=series_id(tenant, device, key),
+        **members,
+    )
+
+
+def first(thing: Thing) -> Change:
+    """The change that makes `thing` unless something of its kind and id exists; a claim of its own
+    each time.
+    """
+    return Change(thing.KIND, thing.id, thing.body(), first=True, claim=uuid4().hex)
+
+
+class View:
+    """The catalogue of this process. Implements `services.dialects.Lookup`.
+
+    `revision` is the offset of the last record seen, -1 before the first. `undecodable` counts
+    records and bodies that could not be read.
+    """
+
+    def __init__(self, *, keys_per_device_max: int = 10_000) -> None:
+        self.revision = -1
+        self.undecodable = 0
+        self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
+        self._points = PointIndex()
+        self._policies = Policies()
+        self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
+        self._creations = Creations(keys_per_device_max)
+        self._key_by_digest: dict[str, str] = {}
+        self._tenant_by_uuid: dict[str, str] = {}
+        self._callbacks: list[Callable[[Change], None]] = []
+        self._moved = asyncio.Event()
+        self._end: int | None = None
+
+    # -- the fold ----------------------------------------------------------------------------------
+
+    def apply(self, change: Change, offset: int) -> None:
+        """Take in the change at `offset`; one at or below the revision has been taken in already.
+
+        A `first` change counts only if nothing of its kind and id exists. Any other replaces; where
+        its body cannot be read, the thing is gone until a good one comes (what cannot be read must
+        not leave an older right standing). A revocation is never taken back. Kinds that a newer
+        version wrote are passed over.
+        """
+        if offset <= self.revision:
+            return
+        self.revision = offset
+        if (cls := THINGS.get(change.kind)) is None:
+            return
+        things = self._things[change.kind]
+        old = things.get(change.id)
+        if change.first and old is not None:
+            return
+        new = self._load(cls, change, offset)
+        if change.first and new is None:
+            return
+        if old is not None:
+            del things[change.id]
+            self._unindex(old)
+        if cls is Point and (not change.first or (isinstance(new, Point) and special(new))):
+            self._policies.advance(offset)
+            self._stamps.clear()
+        if new is not None:
+            things[change.id] = new
+            self._index(new)
+        self._tell(change)
+        if cls is Revocation and (key := self.key(change.id)) is not None and not key.revoked:
+            self._unindex(key)
+            revoked = self._things[Key.KIND][key.id] = _revoked(key)
+            self._tell(Change(Key.KIND, key.id, revoked.body()))
+
+    def _tell(self, change: Change) -> None:
+        for callback in tuple(self._callbacks):
+            callback(change)
+
+    def _load(self, cls: type[Thing], change: Change, offset: int) -> Thing | None:
+        if cls is Revocation:
+            return Revocation(change.id)
+        if change.body is None:
+            return None
+        try:
+            thing = cls.of({**change.body, "id": change.id})
+            if isinstance(thing, Point):
+                place = (thing.tenant, thing.device, thing.key)
+                if thing.series != series_id(*place):
+                    raise ValueError(f"series {thing.series:#x} is not that of {place}")
+        except (TypeError, ValueError) as error:
+            self._skip(offset, f"{change.kind} {change.id!r}: {error}")
+            return None
+        if isinstance(thing, Key) and thing.id in self._things[Revocation.KIND]:
+            return _revoked(thing)
+        return thing
+
+    def _skip(self, offset: int, reason: str) -> None:
+        self.undecodable += 1
+        metrics.CATALOGUE_SKIPPED.labels("undecodable").inc()
+        _log.error("record %d of the catalogue cannot be read: %s", offset, reason)
+
+    def _index(self, thing: Thing) -> None:
+        if isinstance(thing, Point):
+            self._points.put(thing)
+            self._restamp(thing)
+            self._creations.end(thing.tenant, thing.device, thing.key)
+        elif isinstance(thing, Key):
+            self._key_by_digest.update((digest, thing.id) for digest, _ in thing.secrets)
+        elif isinstance(thing, Tenant) and thing.uuid:
+            self._tenant_by_uuid[thing.uuid] = thing.id
+
+    def _unindex(self, thing: Thing) -> None:
+        if isinstance(thing, Point):
+            self._points.remove(thing)
+            self._restamp(thing)
+        elif isinstance(thing, Key):
+            for digest, _ in thing.secrets:
+                self._key_by_digest.pop(digest, None)
+        elif isinstance(thing, Tenant):
+            self._tenant_by_uuid.pop(thing.uuid, None)
+
+    # -- following the log -------------------------------------------------------------------------
+
+    async def follow(self, log: EventLog, stop: asyncio.Event) -> None:
+        """Read the catalogue from its beginning and go on for ever, until `stop` is set."""
+        while not stop.is_set():
+            try:
+                span = (await log.spans(CATALOGUE_CHANGED))[0]
+                if self._end is None:
+                    self._end = span.end
+                    self._wake()
+                await self._read(log, stop)
+            except Unavailable as error:
+                _log.warning("the catalogue cannot be followed: %s", error.message)
+                await _pause(stop, error.retry_after_ms)
+
+    async def _read(self, log: EventLog, stop: asyncio.Event) -> None:
+        start = {0: self.revision + 1}
+        async with log.reader([CATALOGUE_CHANGED], start=start) as reader:
+            while not stop.is_set():
+                if batch := await reader.batch(wait_ms=_BATCH_WAIT_MS):
+                    for record in batch.records:
+                        self._take(record)
+                    self._wake()
+
+    def _take(self, record: Logged) -> None:
+        envelope, offset = record.envelope, record.offset
+        if isinstance(envelope, Envelope) and isinstance(envelope.record, Change):
+            self.apply(envelope.record, offset)
+        elif offset > self.revision:
+            self.revision = offset
+            found = type(envelope.record).__name__ if isinstance(envelope, Envelope) else ""
+            self._skip(offset, f"a {found}" if isinstance(envelope, Envelope) else envelope.reason)
+
+    def _wake(self) -> None:
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    async def ready(self) -> None:
+        """Wait until everything is in that lay on the log when following began."""
+        while self._end is None or self.revision + 1 < self._end:
+            await self._moved.wait()
+
+    async def caught_up(self, offset: int) -> None:
+        """Wait until the record at `offset` is in; the caller sets the limit of time."""
+        while self.revision < offset:
+            await self._moved.wait()
+
+    def on_change(self, callback: Callable[[Change], None]) -> Callable[[], None]:
+        """Have `callback` called in the loop's thread after each change that counted.
+
+        It must be quick and must not raise. Returns what ends the subscription.
+        """
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback)
+
+    # -- Lookup ------------------------------------------------------------------------------------
+
+    def series(self, tenant: str, device: str, key: str) -> int:
+        """The series id, whether or not anything was ever written to it."""
+        return series_id(tenant, device, key)
+
+    def known(self, tenant: str, device: str, key: str) -> Point | None:
+        """The point at this key of the device."""
+        return self._points.at(tenant, device, key)
+
+    def point(self, tenant: str, point: str) -> Point | None:
+        """The point with this id."""
+        return _own(tenant, self._points.get(point))
+
+    def points(self, tenant: str, device: str) -> Mapping[str, Point]:
+        """Key to point, for all points of the device, in the order of their creation."""
+        return self._points.of(tenant, device)
+
+    def device(self, tenant: str, device: str) -> Device | None:
+        """The device with this id."""
+        found = self._get(Device, device)
+        return found if found is not None and found.tenant == tenant else None
+
+    def tenant(self, tenant: str) -> Tenant | None:
+        """The tenant with this short name."""
+        return self._get(Tenant, tenant)
+
+    def tenant_of(self, uuid: str) -> str | None:
+        """The short name of the tenant that vendors' APIs call `uuid`."""
+        return self._tenant_by_uuid.get(uuid)
+
+    def policy(self, point: Point) -> PointPolicy:
+        """The policy to stamp on the point's samples; the same object for the same policy."""
+        current = self._points.get(point.id)
+        return self.free_policy(point.tenant) if current is None else self._policies.of(current)
+
+    def stamps(self, tenant: str, device: str) -> Mapping[str, Stamp]:
+        """Key to (series id, policy) of the device's points: all that a hot door must know of them.
+
+        It is kept up to date in place, so it is not to be held beyond one message.
+        """
+        place = (tenant, device)
+        if (found := self._stamps.get(place)) is None:
+            points = self._points.of(tenant, device)
+            found = {key: self._stamp(point) for key, point in points.items()}
+            self._stamps[place] = found
+        return found
+
+    def _stamp(self, point: Point) -> Stamp:
+        return point.series, self._policies.of(point)
+
+    def _restamp(self, changed: Point) -> None:
+        """What stands at the place of a point that came or went, as far as it was asked for."""
+        stamps = self._stamps.get((changed.tenant, changed.device))
+        if stamps is None:
+            return
+        stands = self._points.at(changed.tenant, changed.device, changed.key)
+        if stands is None:
+            stamps.pop(changed.key, None)
+        else:
+            stamps[changed.key] = self._stamp(stands)
+
+    def free_policy(self, tenant: str) -> PointPolicy:
+        """The policy of points whose samples bring their own type."""
+        return self._policies.free(tenant)
+
+    def creation(
+        self,
+        tenant: str,
+        device: str,
+        key: str,
+        received_ms: int,
+        *,
+        kind: Kind | None = None,
+        locked: bool = False,
+        precision: int | None = None,
+        band: float = 0.0,
+    ) -> Change | None:
+        """The `first` change that makes the point at a new key; None where there is nothing to do:
+        the point is known, or this process asked for it a moment ago.
+
+        Raises Malformed ("too_many_keys") above the device's limit, Unavailable where too many keys
+        are being made at once.
+        """
+        if self._points.at(tenant, device, key) is not None:
+            return None
+        known = self._points.count(tenant, device)
+        if not self._creations.begin(tenant, device, key, known=known, received_ms=received_ms):
+            return None
+        return first(
+            new_point(
+                tenant,
+                device,
+                key,
+                kind=None if kind is None else int(kind),
+                locked=locked,
+                precision=precision,
+                band=band,
+                created_ms=received_ms,
+            )
+        )
+
+    # -- for auth and control ----------------------------------------------------------------------
+
+    def key(self, key: str) -> Key | None:
+        """The credential with this public id."""
+        return self._get(Key, key)
+
+    def key_of_secret(self, digest: str) -> Key | None:
+        """The credential that has a secret with this digest; whether it is valid is not said."""
+        found = self._key_by_digest.get(digest)
+        return None if found is None else self._get(Key, found)
+
+    def user(self, name: str) -> User | None:
+        """The user with this name."""
+        return self._get(User, name)
+
+    def thing(self, kind: str, thing: str) -> Thing | None:
+        """Anything, by kind and id, also a point that stands back behind another."""
+        return self._things[kind].get(thing)
+
+    def tenants(self) -> Sequence[Tenant]:
+        """All tenants, by id."""
+        return self._all(Tenant)
+
+    def users(self) -> Sequence[User]:
+        """All users, by name."""
+        return self._all(User)
+
+    def devices(self, tenant: str) -> Sequence[Device]:
+        """The tenant's devices, by id."""
+        return [device for device in self._all(Device) if device.tenant == tenant]
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, by id."""
+        return [key for key in self._all(Key) if key.tenant == tenant]
+
+    @property
+    def collisions(self) -> int:
+        """How many points are passed over because their series belongs to another."""
+        return self._points.shadowed
+
+    def _get(self, cls: type[T], thing: str) -> T | None:
+        found = self._things[cls.KIND].get(thing)
+        return found if isinstance(found, cls) else None
+
+    def _all(self, cls: type[T]) -> list[T]:
+        things = [
+            thing for thing in list(self._things[cls.KIND].values()) if isinstance(thing, cls)
+        ]
+        return sorted(things, key=lambda thing: thing.id)
+
+
+def _revoked(key: Key) -> Key:
+    return replace(key, revoked=True, secrets=())
+
+
+def _own(tenant: str, point: Point | None) -> Point | None:
+    return point if point is not None and point.tenant == tenant else None
+
+
+async def _pause(stop: asyncio.Event, wait_ms: int) -> None:
+    try:
+        async with asyncio.timeout(wait_ms / 1000):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,43 @@
+"""Wire contract to canonical model and back. Pure. One module (or folder) a dialect, with its
+`DIALECT`; `registry.discover(services.dialects, "DIALECT")` finds them.
+"""
+
+from __future__ import annotations
+
+from services.dialects._contract import (
+    Actions,
+    Answer,
+    Auth,
+    Call,
+    Dialect,
+    Inbound,
+    Intake,
+    Lookup,
+    Page,
+    Principal,
+    Publish,
+    Push,
+    Question,
+    Read,
+    Refusal,
+    Reply,
+)
+
+__all__ = [
+    "Actions",
+    "Answer",
+    "Auth",
+    "Call",
+    "Dialect",
+    "Inbound",
+    "Intake",
+    "Lookup",
+    "Page",
+    "Principal",
+    "Publish",
+    "Push",
+    "Question",
+    "Read",
+    "Refusal",
+    "Reply",
+]

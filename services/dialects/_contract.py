@@ -1,0 +1,339 @@
+"""What a dialect is: doors that translate between a vendor's bytes and the canonical model. Nothing
+else.
+
+A dialect opens no socket, reads no clock, sees no log. What it must know it asks of the `Lookup`
+that is handed in. Wrong input raises `Refused` (with the place in the body); the door's `refused`
+turns that into the vendor's own envelope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from schemas.blocks import Block
+from schemas.catalogue import Device, Point, Tenant, User
+from schemas.envelope import Change
+from schemas.points import PointPolicy
+from schemas.queries import LatestQuery, RangeQuery
+from schemas.samples import Kind, Verdict
+from services.errors import PipelineError, Unavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who speaks, as `services.auth` found out from the credential. `device` is set where the
+    credential is a device's.
+    """
+
+    tenant: str
+    subject: str
+    scopes: frozenset[str]
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """One request or one MQTT message, as bytes. `path` and `query` hold the parameters, decoded; a
+    repeated query member is its last value. `headers` have lower-case names. `received_ms` is the
+    door's clock.
+    """
+
+    body: bytes
+    received_ms: int
+    principal: Principal | None
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def caller(self) -> Principal:
+        """The principal, where the door's auth guarantees one."""
+        assert self.principal is not None
+        return self.principal
+
+
+class Lookup(Protocol):
+    """The read-only face of the catalogue. Everything is per tenant: what belongs to another one
+    does not exist.
+    """
+
+    revision: int
+
+    def series(self, tenant: str, device: str, key: str) -> int:
+        """The series id, whether or not anything was ever written to it."""
+        ...
+
+    def known(self, tenant: str, device: str, key: str) -> Point | None:
+        """The point at this key of the device."""
+        ...
+
+    def point(self, tenant: str, point: str) -> Point | None:
+        """The point with this id."""
+        ...
+
+    def points(self, tenant: str, device: str) -> Mapping[str, Point]:
+        """Key to point, for all points of the device, in the order of their creation."""
+        ...
+
+    def device(self, tenant: str, device: str) -> Device | None:
+        """The device with this id."""
+        ...
+
+    def tenant(self, tenant: str) -> Tenant | None:
+        """The tenant with this short name."""
+        ...
+
+    def tenant_of(self, uuid: str) -> str | None:
+        """The short name of the tenant that vendors' APIs call `uuid`. The one question that looks
+        past one's own tenant: Building X tells "not yours" from "no such partition".
+        """
+        ...
+
+    def policy(self, point: Point) -> PointPolicy:
+        """The policy to stamp on the point's samples; the same object for the same policy."""
+        ...
+
+    def stamps(self, tenant: str, device: str) -> Mapping[str, tuple[int, PointPolicy]]:
+        """Key to (series id, policy) of the device's points; valid for the message at hand."""
+        ...
+
+    def free_policy(self, tenant: str) -> PointPolicy:
+        """The policy of points whose samples bring their own type."""
+        ...
+
+    def creation(
+        self,
+        tenant: str,
+        device: str,
+        key: str,
+        received_ms: int,
+        *,
+        kind: Kind | None = None,
+        locked: bool = False,
+        precision: int | None = None,
+        band: float = 0.0,
+    ) -> Change | None:
+        """The `first` change that makes the point at a new key; None where there is nothing to do.
+
+        That is so where the point is known, and where this process asked for it a moment ago: a
+        burst of messages with a new key makes one claim. Raises Malformed ("too_many_keys") above
+        the device's limit, Unavailable where too many keys are being made at once.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Intake:
+    """What a door takes in: samples (of any lane), and what the catalogue must hold for them
+    (`first` changes, appended with the samples, before the answer).
+    """
+
+    block: Block
+    changes: Sequence[Change] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer."""
+
+    status: int
+    body: bytes = b""
+    media_type: str = "application/json"
+    headers: Sequence[tuple[str, str]] = ()
+
+
+class Answer(Enum):
+    """When a door answers."""
+
+    APPEND = "logged"
+    """As soon as the record is on the log."""
+    VERDICT = "decided"
+    """When the judge's receipt is there; it says what became of each row."""
+
+
+class Auth(Enum):
+    """How a door finds its principal."""
+
+    NONE = "none"
+    BEARER = "bearer"
+    """`Authorization: Bearer` with a token of ours for a machine client."""
+    X_AUTHORIZATION = "x-authorization"
+    """`X-Authorization: Bearer` with a token of ours for a user."""
+    DEVICE_TOKEN = "device"
+    """MQTT user name, or the path's `token`."""
+
+
+def status_of(error: PipelineError) -> int:
+    """The HTTP status of an error; 500 for what is our own fault."""
+    return int(getattr(error, "status", 500))
+
+
+def retry_after(error: PipelineError) -> Sequence[tuple[str, str]]:
+    """The header that tells the sender when to try again, in whole seconds; none where it shall
+    not.
+    """
+    if not isinstance(error, Unavailable):
+        return ()
+    return (("Retry-After", str(max(1, -(-error.retry_after_ms // 1000)))),)
+
+
+def described(
+    summary: str,
+    responses: Mapping[int, str],
+    *,
+    media_type: str = "application/json",
+    example: Any = None,
+    parameters: Mapping[str, str] | None = None,
+) -> Mapping[str, Any]:
+    """A door's `docs` as parts of an OpenAPI operation: `responses` maps status to a sentence,
+    `example` is a request's body, `parameters` maps query parameter to a sentence.
+    """
+    docs: dict[str, Any] = {
+        "summary": summary,
+        "responses": {str(status): {"description": text} for status, text in responses.items()},
+        "parameters": [
+            {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
+            for name, text in (parameters or {}).items()
+        ],
+    }
+    if example is not None:
+        content = {media_type: {"schema": {}, "example": example}}
+        docs["request"] = {"required": True, "content": content}
+    return docs
+
+
+Refusal = Callable[[PipelineError, int], Reply]
+"""How a door says no in its vendor's words: the error, and the door's clock in UTC ms (some
+envelopes carry a time). Renders Unavailable and OverQuota too, with Retry-After.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A door that takes samples in. Several `paths` are aliases; `{name}` in them become
+    `Inbound.path`.
+
+    `decode` makes the intake (or raises Refused); `accepted` gets the verdict of every row in the
+    request's order (empty where the door answers on APPEND) and makes the answer. `bulk` marks a
+    hot door: it is served by the plain ASGI path. `docs` describes the door for the OpenAPI page:
+    `described` makes it.
+    """
+
+    method: str
+    paths: Sequence[str]
+    auth: Auth
+    decode: Callable[[Inbound, Lookup], Intake]
+    accepted: Callable[[Inbound, Sequence[Verdict]], Reply]
+    refused: Refusal
+    scope: str = "ingest"
+    answer: Answer = Answer.APPEND
+    bulk: bool = False
+    body_bytes_max: int = 1024 * 1024
+    docs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """An MQTT topic that takes samples in; acknowledged when they are on the log."""
+
+    topic: str
+    decode: Callable[[Inbound, Lookup], Intake]
+    scope: str = "ingest"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a read found. `names` gives each series' key; `asked` lists the series in the order
+    asked for.
+    """
+
+    block: Block
+    names: Mapping[int, str]
+    asked: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a read door wants: one query, or the latest values; `context` is handed back to
+    `render`.
+    """
+
+    query: RangeQuery | LatestQuery
+    names: Mapping[int, str]
+    context: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """A door that answers from what is stored and what is on its way there."""
+
+    method: str
+    paths: Sequence[str]
+    auth: Auth
+    parse: Callable[[Inbound, Lookup], Question]
+    render: Callable[[Inbound, Question, Page], Reply]
+    refused: Refusal
+    scope: str = "read"
+    docs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Actions(Protocol):
+    """What `Call` doors can have done, by `services.catalogue.control` and `services.auth`. Raise
+    Refused.
+    """
+
+    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
+        """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
+        ...
+
+    def memberships(self, username: str, password: str) -> Sequence[Tenant]:
+        """The tenants a user may enter. Raises Unauthorized."""
+        ...
+
+    def user_tokens(self, username: str, password: str, tenant: str) -> tuple[str, str]:
+        """(token, refresh token) of a user for a tenant (its short name). Raises Unauthorized."""
+        ...
+
+    def refresh(self, refresh_token: str) -> tuple[str, str]:
+        """A new pair for a refresh token. Raises Unauthorized."""
+        ...
+
+    def user(self, username: str) -> User | None:
+        """The user."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A door that has something done and answers with the result: log in, tokens, later control
+    actions.
+    """
+
+    method: str
+    paths: Sequence[str]
+    auth: Auth
+    handle: Callable[[Inbound, Lookup, Actions], Reply]
+    refused: Refusal
+    scope: str = ""
+    body_bytes_max: int = 64 * 1024
+    docs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """A vendor's wire contract: its doors, and the envelope for what hits none of them below
+    `prefixes`.
+    """
+
+    name: str
+    title: str
+    contract_url: str
+    pushes: Sequence[Push] = ()
+    publishes: Sequence[Publish] = ()
+    reads: Sequence[Read] = ()
+    calls: Sequence[Call] = ()
+    prefixes: Sequence[str] = ()
+    refused: Refusal | None = None

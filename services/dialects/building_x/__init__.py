@@ -1,0 +1,26 @@
+"""Siemens Building X at the door: tokens and point values in; the values of a point out.
+
+https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
+"""
+
+from __future__ import annotations
+
+from services.dialects._contract import Dialect
+from services.dialects.building_x.errors import refused
+from services.dialects.building_x.ingest import INGEST, PREFIXES
+from services.dialects.building_x.tokens import AUDIENCE, TOKEN
+from services.dialects.building_x.values import READ_VALUES
+
+__all__ = ["AUDIENCE", "DIALECT"]
+
+DIALECT = Dialect(
+    name="building_x",
+    title="Siemens Building X: Point Value Ingest",
+    contract_url="https://developer.siemens.com/building-x-openness/api/"
+    "point-value-ingest-api/quickstart.html",
+    pushes=(INGEST,),
+    reads=(READ_VALUES,),
+    calls=(TOKEN,),
+    prefixes=PREFIXES,
+    refused=refused,
+)

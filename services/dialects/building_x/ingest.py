@@ -1,0 +1,238 @@
+"""Building X's point value ingest: one to a hundred values of one point, answered by the verdict.
+
+The contract's value is always text; the point's declared type says what it means. A point without
+one keeps the text. 204 where everything was kept, 202 with the places of what was dropped.
+https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from msgspec.json import Decoder
+
+from schemas.blocks import Block, bytes_of
+from schemas.catalogue import Point
+from schemas.samples import NO_QUALITY, Conflict, Kind, Verdict
+from services.dialects import _json
+from services.dialects._contract import (
+    Answer,
+    Auth,
+    Inbound,
+    Intake,
+    Lookup,
+    Push,
+    Reply,
+    described,
+)
+from services.dialects.building_x.errors import JSON_API, errors, refused
+from services.dialects.building_x.texts import columns, why_not_value
+from services.dialects.building_x.times import all_ms_of, why_not
+from services.errors import Forbidden, Malformed, Unknown, Unsupported
+
+PREFIXES = ("/ingest", "/operations", "/api/openness/ingest", "/api/openness/operations")
+"""The vendor's hosts and ages differ in what stands before `/partitions`; all mean the same."""
+VALUES = "/partitions/{partitionId}/points/{pointId}/values"
+VALUES_MAX = 100
+VALUE_BYTES_MAX = 4096
+BODY_BYTES_MAX = 1024 * 1024
+
+_NOTHING_DROPPED = Reply(204, media_type=JSON_API)
+_MEDIA_TYPES = frozenset({JSON_API, "application/json"})
+_OVERWRITE = {"true": True, "false": False}
+
+
+class _Attributes(Struct, gc=False):
+    timestamp: str
+    value: Annotated[str, Meta(max_length=VALUE_BYTES_MAX)]
+    qualityOfValue: Annotated[int, Meta(ge=0, le=3)] | None = None
+
+
+class _Item(Struct, gc=False):
+    type: Literal["PointValue"]
+    attributes: _Attributes
+
+
+class _Body(Struct, gc=False):
+    data: Annotated[list[_Item], Meta(min_length=1, max_length=VALUES_MAX)]
+
+
+_DECODER = Decoder(_Body)
+
+
+def own_point(inbound: Inbound, lookup: Lookup) -> Point:
+    """The point that the path names.
+
+    Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
+    not exist.
+    """
+    tenant = inbound.caller.tenant
+    partition = inbound.path["partitionId"]
+    owner = lookup.tenant_of(partition)
+    if owner is None:
+        raise Unknown(f"there is no partition {partition[:100]}")
+    if owner != tenant:
+        raise Forbidden("the token is not for this partition")
+    point = lookup.point(tenant, inbound.path["pointId"])
+    if point is None:
+        raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
+    return point
+
+
+def decode(inbound: Inbound, lookup: Lookup) -> Intake:
+    """The request as one block of the point's series, rows in the request's order."""
+    point = own_point(inbound, lookup)
+    if not point.ingestable:
+        raise Forbidden("the point does not take values in")
+    content_type = inbound.headers.get("content-type", "")
+    if content_type not in _MEDIA_TYPES:
+        _check_media_type(content_type)
+    rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
+    data = _json.read(_DECODER, inbound.body).data
+
+    attributes = [item.attributes for item in data]
+    try:
+        ts_ms = all_ms_of([item.timestamp for item in attributes])
+    except ValueError:
+        raise _bad_time(attributes) from None
+    texts = [item.value for item in attributes]
+    kind = Kind.STRING if point.declared is None else point.declared
+    try:
+        bits, kept = columns(kind, texts)
+    except (ValueError, OverflowError):
+        raise _bad_value(kind, texts) from None
+    # The decoder has counted characters; numbers have no others than those of one byte.
+    if kept and max(map(len, texts)) > VALUE_BYTES_MAX // 4:
+        _check_bytes(texts)
+
+    count = len(data)
+    block = Block(
+        policies=[lookup.policy(point)],
+        series=array("Q", (point.series,)) * count,
+        ts_ms=array("q", ts_ms),
+        kind=array("B", (kind,)) * count,
+        bits=bits,
+        quality=array(
+            "i",
+            [
+                NO_QUALITY if item.qualityOfValue is None else item.qualityOfValue
+                for item in attributes
+            ],
+        ),
+        rule=array("B", (rule,)) * count,
+        policy=array("H", (0,)) * count,
+        texts=kept,
+        text_bytes=sum(map(bytes_of, texts)) if kept else 0,
+    )
+    return Intake(block)
+
+
+def accepted(inbound: Inbound, verdicts: Sequence[Verdict]) -> Reply:
+    """204, or 202 with the indices of the values that were dropped.
+
+    A repetition and a conflict are both dropped; a value that the deadband suppressed was taken. An
+    overwriting request drops nothing: a value that is there already has been "overwritten" by
+    itself. A value that the judge refused had another type than the point got in this moment: 400.
+    """
+    if Verdict.REFUSED in verdicts:
+        faults = [
+            (
+                "not of the point's type; the other values of the request were taken in",
+                f"/data/{row}/attributes/value",
+            )
+            for row, verdict in enumerate(verdicts)
+            if verdict == Verdict.REFUSED
+        ]
+        return errors(Malformed(""), faults, inbound.received_ms)
+    if _overwrites(inbound):
+        return _NOTHING_DROPPED
+    dropped = [
+        row
+        for row, verdict in enumerate(verdicts)
+        if verdict in (Verdict.DUPLICATE, Verdict.CONFLICT)
+    ]
+    if not dropped:
+        return _NOTHING_DROPPED
+    return Reply(202, _json.write({"meta": {"droppedIndices": dropped}}), JSON_API)
+
+
+def _overwrites(inbound: Inbound) -> bool:
+    text = inbound.query.get("overwrite")
+    if text is None:
+        return False
+    overwrite = _OVERWRITE.get(text.lower())
+    if overwrite is None:
+        raise Malformed("overwrite is true or false", where="?overwrite")
+    return overwrite
+
+
+def _check_media_type(content_type: str) -> None:
+    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
+        raise Unsupported(f"send {JSON_API} or application/json")
+
+
+def _check_bytes(texts: Sequence[str]) -> None:
+    for row, text in enumerate(texts):
+        if len(text.encode()) > VALUE_BYTES_MAX:
+            raise Malformed(
+                f"longer than {VALUE_BYTES_MAX} bytes", where=f"/data/{row}/attributes/value"
+            )
+
+
+def _bad_time(attributes: Sequence[_Attributes]) -> Malformed:
+    for row, item in enumerate(attributes):
+        if reason := why_not(item.timestamp):
+            return Malformed(reason, where=f"/data/{row}/attributes/timestamp")
+    raise AssertionError("a time was refused that has no fault")
+
+
+def _bad_value(kind: Kind, texts: Sequence[str]) -> Malformed:
+    for row, text in enumerate(texts):
+        if reason := why_not_value(kind, text):
+            return Malformed(reason, where=f"/data/{row}/attributes/value")
+    raise AssertionError("a value was refused that has no fault")
+
+
+INGEST = Push(
+    "POST",
+    tuple(prefix + VALUES for prefix in PREFIXES),
+    Auth.BEARER,
+    decode,
+    accepted,
+    refused,
+    answer=Answer.VERDICT,
+    bulk=True,
+    body_bytes_max=BODY_BYTES_MAX,
+    docs=described(
+        "Add 1 to 100 values of a point; one value per millisecond is stored",
+        {
+            202: "some values were dropped: meta.droppedIndices has their 0-based places",
+            204: "all values were taken in",
+            400: "the body or a parameter cannot be used; source says where",
+            401: "no token, or not a valid one",
+            403: "another's partition, or a point that takes no values in",
+            404: "unknown partition or point",
+            413: "the body is too large",
+            415: "another content type than the two of JSON",
+            429: "too many requests",
+            503: "outcome unknown or not done: try again",
+        },
+        media_type=JSON_API,
+        example={
+            "data": [
+                {
+                    "type": "PointValue",
+                    "attributes": {
+                        "timestamp": "2000-05-11T10:32:54.964Z",
+                        "value": "12.66",
+                        "qualityOfValue": 0,
+                    },
+                }
+            ]
+        },
+        parameters={"overwrite": "true replaces what is there; false (default) drops the newcomer"},
+    ),
+)

@@ -1,0 +1,131 @@
+"""Building X's reading of a point's values: a range of time, oldest first, by pages.
+
+https://developer.siemens.com/building-x-openness/api/building-operations/overview.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from schemas.queries import RangeQuery
+from schemas.samples import NO_QUALITY, TS_MS_MAX
+from services.dialects import _json
+from services.dialects._contract import (
+    Auth,
+    Inbound,
+    Lookup,
+    Page,
+    Question,
+    Read,
+    Reply,
+    described,
+)
+from services.dialects.building_x.errors import JSON_API, refused
+from services.dialects.building_x.ingest import PREFIXES, VALUES, own_point
+from services.dialects.building_x.texts import text_of_value
+from services.dialects.building_x.times import ms_of, text_of
+from services.errors import Malformed
+
+PAGE_VALUES = 1000
+FROM, TO, CURSOR = "filter[timestamp][from]", "filter[timestamp][to]", "page[cursor]"
+
+
+class _Asked(NamedTuple):
+    point: str
+    end_ms: int
+
+
+def parse(inbound: Inbound, lookup: Lookup) -> Question:
+    """The range asked for; `to` is by default the moment of the request. Other parameters are
+    passed over.
+    """
+    point = own_point(inbound, lookup)
+    start_ms = _time(inbound.query, FROM)
+    if start_ms is None:
+        raise Malformed(f"{FROM} is required", where=f"?{FROM}")
+    end_ms = _time(inbound.query, TO)
+    if end_ms is None:
+        end_ms = inbound.received_ms
+    start_ms = max(start_ms, _cursor(inbound.query), 0)
+    end_ms = min(end_ms, TS_MS_MAX)
+    # One more than a page: whether it is there says whether another page is.
+    query = RangeQuery(
+        inbound.caller.tenant, (point.series,), start_ms, max(start_ms, end_ms), PAGE_VALUES + 1
+    )
+    return Question(query, {point.series: point.key}, _Asked(point.id, end_ms))
+
+
+def render(inbound: Inbound, question: Question, page: Page) -> Reply:
+    """One page, with a link to the next where there is one."""
+    point, end_ms = question.context
+    block = page.block
+    data = []
+    for row in range(min(len(block), PAGE_VALUES)):
+        time = text_of(block.ts_ms[row])
+        attributes: dict[str, Any] = {
+            "value": text_of_value(block.kind[row], block.value(row)),
+            "timestamp": time,
+        }
+        if block.quality[row] != NO_QUALITY:
+            attributes["qualityOfValue"] = block.quality[row]
+        data.append({"type": "PointValue", "id": f"cov-{point}-{time}", "attributes": attributes})
+    links = {"self": _link(inbound, inbound.query)}
+    if len(block) > PAGE_VALUES:
+        # The end is pinned, else "now" would move from page to page.
+        following = {TO: text_of(end_ms), CURSOR: str(block.ts_ms[PAGE_VALUES])}
+        links["next"] = _link(inbound, {**inbound.query, **following})
+    return Reply(200, _json.write({"links": links, "data": data}), JSON_API)
+
+
+def _time(query: Mapping[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    try:
+        # An unescaped "+" of an offset arrives as a space.
+        return ms_of(text.replace(" ", "+"))
+    except ValueError:
+        raise Malformed("not an RFC 3339 time with an offset", where=f"?{name}") from None
+
+
+def _cursor(query: Mapping[str, str]) -> int:
+    text = query.get(CURSOR)
+    if text is None:
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(TS_MS_MAX))):
+        raise Malformed("no cursor of ours", where=f"?{CURSOR}")
+    return int(text)
+
+
+def _link(inbound: Inbound, query: Mapping[str, str]) -> str:
+    """A path that begins at `/partitions`, as the vendor's links do."""
+    path = VALUES.format_map({name: quote(text, safe="") for name, text in inbound.path.items()})
+    members = (f"{quote(k, safe='[]')}={quote(v, safe=':')}" for k, v in query.items())
+    return f"{path}?{'&'.join(members)}"
+
+
+READ_VALUES = Read(
+    "GET",
+    tuple(prefix + VALUES for prefix in PREFIXES),
+    Auth.BEARER,
+    parse,
+    render,
+    refused,
+    docs=described(
+        "The values of a point in a range of time, oldest first",
+        {
+            200: "a page of values; links.next leads to the following one",
+            400: "a parameter is missing or cannot be used",
+            401: "no token, or not a valid one",
+            403: "another's partition",
+            404: "unknown partition or point",
+        },
+        parameters={
+            FROM: "RFC 3339, inclusive, required",
+            TO: "RFC 3339, exclusive; default now",
+            CURSOR: "from links.next",
+        },
+    ),
+)

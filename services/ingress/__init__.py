@@ -1,0 +1,93 @@
+"""Doors in: bytes to event log. Thin. `SERVICE` mounts the HTTP doors and the MQTT listener of all
+dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from schemas.catalogue import Key
+from schemas.envelope import Change
+from services import dialects, registry
+from services.dialects import Dialect, Principal, Reply
+from services.doors import Turnstile
+from services.ingress.accept import Intaker
+from services.ingress.bulk import BulkDoors
+from services.ingress.http import DoorsIn, push_routes, stray_reply
+from services.ingress.mqtt import MqttListener
+from services.ingress.receipts import ReceiptDesk
+from services.runtime import Mounted, Runtime, until
+
+__all__ = ["SERVICE", "IngressService"]
+
+
+class IngressService:
+    """The doors in of one process."""
+
+    name = "ingress"
+
+    async def mount(
+        self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
+    ) -> Mounted:
+        """Follow the receipts, then open the doors."""
+        log, view, clock, settings = runtime.log, runtime.view, runtime.clock, runtime.settings
+        spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
+        desk = ReceiptDesk(log)
+        following = group.create_task(desk.follow(), name="follow receipts")
+        await until(desk.following.is_set, seconds=30)
+        intaker = Intaker(log=log, lookup=view, desk=desk, clock=clock, settings=settings)
+        turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
+        doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view)
+        mqtt = MqttListener(
+            log=log,
+            authenticate=runtime.auth.device,
+            lookup=view,
+            publishes={
+                door.topic.encode(): (dialect.name, door)
+                for dialect in spoken
+                for door in dialect.publishes
+            },
+            clock=clock,
+            settings=settings,
+        )
+        view.on_change(partial(_close_revoked, mqtt))
+        runtime.mqtt_port = await mqtt.start(settings.mqtt_host, settings.mqtt_port)
+        if runtime.tls:
+            port = settings.mqtt_tls_port
+            runtime.mqtt_tls_port = await mqtt.start(settings.mqtt_host, port, runtime.tls.context)
+        runtime.checks["mqtt"] = lambda: "not read for long" if mqtt.paused_ms > 10_000 else None
+        runtime.checks["log"] = lambda: (
+            "its queue is full" if log.queued_bytes >= log.queued_bytes_max else None
+        )
+
+        async def drain() -> None:
+            await mqtt.stop()
+            following.cancel()
+
+        def stray(path: str, status: int) -> Reply | None:
+            return stray_reply(spoken, path, status, clock.now_ms())
+
+        return Mounted(
+            fallback=stray,
+            routers=[push_routes(spoken, doors)],
+            front=lambda app: BulkDoors(app, spoken, doors),
+            drain=drain,
+        )
+
+
+def _close_revoked(mqtt: MqttListener, change: Change) -> None:
+    """A key that was changed or deleted, or a device that is gone: close the sessions that it had
+    opened.
+    """
+    if change.kind == Key.KIND:
+        mqtt.revoke(lambda principal: principal.subject == change.id)
+    elif change.kind == "device" and change.body is None:
+
+        def of_device(principal: Principal) -> bool:
+            return principal.device == change.id
+
+        mqtt.revoke(of_device)
+
+
+SERVICE = IngressService()

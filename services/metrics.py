@@ -1,0 +1,127 @@
+"""Every metric: kind, unit, meaning, labels. Labels are bounded: never a device, a point or a
+tenant.
+
+The flow's counters share one shape and satisfy
+received = kept + duplicate + conflict + overwrite + suppressed + refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+# -- doors
+HTTP_REQUESTS = Counter(
+    "lineshaft_http_requests_total", "HTTP requests answered", ["dialect", "door", "status"]
+)
+HTTP_SECONDS = Histogram(
+    "lineshaft_http_seconds",
+    "Time from a request's head to its answer, seconds",
+    ["dialect", "door"],
+    buckets=_SECONDS,
+)
+HTTP_IN_FLIGHT = Gauge("lineshaft_http_in_flight", "HTTP requests under way")
+DOOR_SAMPLES = Counter(
+    "lineshaft_door_samples_total", "Samples that a door put on the log", ["dialect"]
+)
+RECEIPT_SECONDS = Histogram(
+    "lineshaft_receipt_seconds",
+    "Time that a door waited for the judge's receipt, seconds",
+    buckets=_SECONDS,
+)
+RECEIPTS_LATE = Counter(
+    "lineshaft_receipts_late_total", "Requests answered 503 because no receipt came in time"
+)
+MQTT_CONNECTIONS = Gauge("lineshaft_mqtt_connections", "MQTT connections")
+MQTT_PUBLISHES = Counter("lineshaft_mqtt_publishes_total", "MQTT publishes by outcome", ["outcome"])
+MQTT_PAUSED = Gauge(
+    "lineshaft_mqtt_paused",
+    "MQTT connections that are not read because something behind them is full",
+)
+AUTH_FAILURES = Counter("lineshaft_auth_failures_total", "Credentials refused", ["door"])
+
+# -- event log
+LOG_APPENDS = Counter("lineshaft_log_appends_total", "Records appended", ["topic"])
+LOG_BYTES = Counter("lineshaft_log_bytes_total", "Bytes of values appended", ["topic"])
+LOG_SECONDS = Histogram(
+    "lineshaft_log_append_seconds",
+    "Time from handing a record over until it is durable, seconds",
+    buckets=_SECONDS,
+)
+LOG_QUEUED_BYTES = Gauge("lineshaft_log_queued_bytes", "Bytes that wait for the log")
+LOG_ERRORS = Counter("lineshaft_log_errors_total", "Appends that failed or timed out")
+
+# -- agents
+SAMPLES_RECEIVED = Counter("lineshaft_samples_received_total", "Samples that the judge read")
+SAMPLES_JUDGED = Counter("lineshaft_samples_judged_total", "Samples by verdict", ["verdict"])
+LANE_POSITION = Gauge(
+    "lineshaft_lane_position", "Next offset that a lane's judge will apply", ["lane"]
+)
+LANE_LAG = Gauge("lineshaft_lane_lag", "Records between a lane's judge and the log's end", ["lane"])
+LANE_GAPS = Counter(
+    "lineshaft_lane_gaps_total", "Times that a lane was sought back because records were missing"
+)
+LANE_SKIPPED = Counter(
+    "lineshaft_lane_skipped_total", "Records passed over because the lane's state covers them"
+)
+LANE_MISSING = Counter(
+    "lineshaft_lane_missing_total", "Records that retention took before they were judged"
+)
+CHECKPOINTS = Counter("lineshaft_checkpoints_total", "Checkpoints written")
+CHECKPOINT_BYTES = Counter("lineshaft_checkpoint_bytes_total", "Bytes of checkpoints written")
+STORE_QUESTIONS = Counter(
+    "lineshaft_store_questions_total",
+    "Questions of a judge to the store about times it does not remember",
+)
+
+# -- sinks
+SINK_ROWS = Counter("lineshaft_sink_rows_total", "Rows stored", ["sink"])
+SINK_INSERTS = Counter("lineshaft_sink_inserts_total", "Inserts by outcome", ["sink", "outcome"])
+SINK_SECONDS = Histogram(
+    "lineshaft_sink_seconds", "Time of one insert, seconds", ["sink"], buckets=_SECONDS
+)
+SINK_LAG = Gauge("lineshaft_sink_lag", "Records between a sink and its topic's end", ["sink"])
+
+# -- dead letters
+DEAD_LETTERS = Counter(
+    "lineshaft_dead_letters_total", "Rows or records set aside", ["source", "reason"]
+)
+
+# -- query
+READS = Counter("lineshaft_reads_total", "Reads answered", ["kind"])
+READ_SECONDS = Histogram(
+    "lineshaft_read_seconds", "Time of a read, seconds", ["kind"], buckets=_SECONDS
+)
+TAIL_ROWS = Gauge("lineshaft_tail_rows", "Samples in the live view that are not stored yet")
+LATEST_SERIES = Gauge("lineshaft_latest_series", "Series whose newest sample the live view holds")
+
+# -- catalogue
+CATALOGUE_SKIPPED = Counter(
+    "lineshaft_catalogue_skipped_total",
+    "Records of the catalogue that were passed over: undecodable, or a series that is taken",
+    ["reason"],
+)
+
+# -- running
+UP = Gauge("lineshaft_service_up", "1 while the service runs", ["service"])
+
+
+def count(tally: Mapping[str, int]) -> None:
+    """Add a judge's tally: "received", the six verdicts by their lower-case names, and
+    "undecodable" records.
+    """
+    for name, rows in tally.items():
+        if name == "received":
+            SAMPLES_RECEIVED.inc(rows)
+        elif name == "undecodable":
+            DEAD_LETTERS.labels("agents", name).inc(rows)
+        else:
+            SAMPLES_JUDGED.labels(name).inc(rows)
+
+
+def exposition() -> bytes:
+    """All metrics of this process in Prometheus' text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,53 @@
+"""Doors out: store and log to bytes. `SERVICE` follows the log and answers the reads of all
+dialects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from services import dialects, registry
+from services.dialects import Dialect
+from services.doors import Turnstile
+from services.query.answer import Answer
+from services.query.coalesce import Coalescer
+from services.query.http import query_routes
+from services.query.live import LiveView
+from services.runtime import Mounted, Runtime
+
+__all__ = [
+    "SERVICE",
+    "Answer",
+    "Coalescer",
+    "LiveView",
+    "QueryService",
+    "query_routes",
+]
+
+
+class QueryService:
+    """The doors out of one process."""
+
+    name = "query"
+
+    async def mount(
+        self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
+    ) -> Mounted:
+        """Begin to follow the log; until the view has caught up, reads are answered 503."""
+        clock, settings = runtime.clock, runtime.settings
+        spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
+        live = LiveView(runtime.log, runtime.store, settings)
+        following = group.create_task(live.run(), name="follow accepted samples")
+        ranges = Coalescer(runtime.store, rows_max=settings.range_rows_max)
+        answer = Answer(live, ranges, runtime.view, settings=settings, clock=clock)
+        turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
+        runtime.checks["live view"] = lambda: None if live.ready() else "still reading the log"
+
+        async def drain() -> None:
+            following.cancel()
+            await ranges.close()
+
+        return Mounted(routers=[query_routes(spoken, turnstile, answer)], drain=drain)
+
+
+SERVICE = QueryService()

@@ -1,0 +1,85 @@
+"""The one path that every read takes: parse, clamp, ask the live view and the store, render.
+
+Latest values come from memory alone. A range is the tail's rows, taken first, and the store's
+answer. A range is never cut without saying so: where a question could ask for more than
+`range_rows_max` samples, each series gets an equal share, and if that share is not enough the
+question is refused, so that nobody mistakes a part for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+
+from schemas.blocks import Block
+from schemas.queries import LatestQuery, RangeQuery
+from services.clock import Clock
+from services.dialects import Inbound, Lookup, Page, Question, Read, Reply
+from services.errors import Malformed, Unavailable
+from services.metrics import READ_SECONDS, READS
+from services.query.coalesce import Coalescer
+from services.query.live import LiveView
+from services.settings import Settings
+
+
+class Answer:
+    """Answers questions from what is stored and what is on its way there."""
+
+    def __init__(
+        self,
+        live: LiveView,
+        ranges: Coalescer,
+        lookup: Lookup,
+        *,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._live, self._ranges, self._lookup, self._clock = live, ranges, lookup, clock
+        self._rows_max = settings.range_rows_max
+        self._wait_seconds = settings.read_wait_ms / 1000
+
+    async def reply(self, read: Read, inbound: Inbound) -> Reply:
+        """The door's answer. Raises Refused or Unavailable, which the door renders."""
+        started_ms = self._clock.monotonic_ms()
+        question = read.parse(inbound, self._lookup)
+        if inbound.principal is not None:
+            # Only the credential says whose samples may be read, whatever a dialect made of it.
+            query = replace(question.query, tenant=inbound.principal.tenant)
+            question = replace(question, query=query)
+        reply = read.render(inbound, question, await self.page(question))
+        kind = "latest" if isinstance(question.query, LatestQuery) else "range"
+        READS.labels(kind).inc()
+        READ_SECONDS.labels(kind).observe((self._clock.monotonic_ms() - started_ms) / 1000)
+        return reply
+
+    async def page(self, question: Question) -> Page:
+        """What was found. Raises Malformed (more than one answer may hold) or Unavailable."""
+        query = question.query
+        if isinstance(query, LatestQuery):
+            asked = tuple(question.names) if query.series is None else query.series
+            return Page(self._live.latest(query), question.names, asked)
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                block = await self._range(query)
+        except TimeoutError as error:
+            raise Unavailable("the store did not answer in time") from error
+        return Page(block, question.names, query.series)
+
+    async def _range(self, query: RangeQuery) -> Block:
+        series = tuple(sorted(set(query.series)))
+        if not series or query.limit < 1 or query.start_ms >= query.end_ms:
+            return Block()
+        share = max(1, self._rows_max // len(series))
+        # One more than the share shows whether there is more.
+        limit = query.limit if query.limit <= share else share + 1
+        narrowed = replace(query, series=series, limit=limit)
+        # The tail goes first: a row that is stored in between is then seen twice, never not at all.
+        tail = self._live.tail(narrowed)
+        block = self._live.merge(narrowed, await self._ranges.fetch(narrowed), tail)
+        if limit != query.limit and max(Counter(block.series).values(), default=0) > share:
+            raise Malformed(
+                f"more than {share} samples of a series; ask for less time or a lower limit",
+                where="?limit",
+            )
+        return block

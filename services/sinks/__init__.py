@@ -1,0 +1,37 @@
+"""Empties the log's topics into the store: `SERVICE` runs a worker for every sink there is."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from services.registry import discover
+from services.runtime import Mounted, Runtime
+from services.sinks._contract import Sink, Write
+from services.sinks._worker import SinkWorker
+
+__all__ = ["SERVICE", "Sink", "SinkWorker", "Write", "all_sinks"]
+
+
+def all_sinks() -> tuple[Sink, ...]:
+    """The sinks of every module of this folder."""
+    found = discover(sys.modules[__name__], "SINKS")
+    return tuple(sink for sinks in found.values() for sink in sinks)
+
+
+class SinksService:
+    """All sinks of one process."""
+
+    name = "sinks"
+
+    async def mount(
+        self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
+    ) -> Mounted:
+        """Start a worker for every sink; the first that breaks ends the process."""
+        for sink in all_sinks():
+            worker = SinkWorker(sink, runtime.log, runtime.store, runtime.clock, runtime.settings)
+            group.create_task(worker.run(stop), name=worker.group)
+        return Mounted()
+
+
+SERVICE = SinksService()

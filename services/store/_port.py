@@ -1,0 +1,70 @@
+"""Where samples rest: what a store promises.
+
+*Insert.* The rows of a pyarrow.Table (columns as in `schemas/migrations`) are durable when `insert`
+returns. The same row written twice is one row: tables replace by key and version. `Unavailable`
+means try the same again, for ever (the server is away, the disk is full); `Malformed` means that
+these rows will never go in: whoever writes looks for the one that is bad.
+
+*Fetch.* Answers have one row per series and millisecond, the one with the highest version, merged
+or not. Raises Unavailable.
+
+Methods are coroutines; a store may be used by several tasks at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from schemas.blocks import Block
+from schemas.queries import LatestQuery, RangeQuery, TakenQuery
+
+Query = RangeQuery | LatestQuery | TakenQuery
+
+
+class Store(Protocol):
+    """See the module's text. An async context manager."""
+
+    async def insert(self, table: str, rows: Any) -> None:
+        """Write a pyarrow.Table; durable when it returns. Raises Unavailable or Malformed."""
+        ...
+
+    async def fetch(self, query: Query) -> Block:
+        """The answer as a block with versions, ordered by series and time as the query says. Raises
+        Unavailable.
+        """
+        ...
+
+    async def migrate(self) -> list[str]:
+        """Apply the migrations that are missing, in order; returns their names. Raises Unavailable,
+        Broken.
+        """
+        ...
+
+    async def register_epoch(self, topic: str, incarnation: str) -> int:
+        """The epoch (1 to 255) of this life of the topic; a new one, higher than all, if it was
+        never seen.
+        """
+        ...
+
+    async def stored_marks(self, topic: str, epoch: int) -> dict[int, int]:
+        """Highest stored offset of each lane of the judged topic in this epoch."""
+        ...
+
+    async def rows(
+        self, sql: str, parameters: dict[str, Any] | None = None
+    ) -> Sequence[Sequence[Any]]:
+        """Rows of any query of ours, with bound parameters; for checks, tests and small control
+        tables.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

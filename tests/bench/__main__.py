@@ -1,0 +1,66 @@
+"""`make bench`: measures this machine and prints; it asserts nothing.
+
+python -m tests.bench [kernels] [embedded] [kafka]
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from services import manage
+from tests.bench import kernels, road
+from tests.support.cluster import SINKS, cluster
+from tests.support.kafka import why_not
+from tests.support.plant import running
+
+
+def main() -> None:
+    """Run what is named, or all."""
+    chosen = sys.argv[1:] or ["kernels", "embedded", "kafka"]
+    road.say(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
+    road.say(f"limits changed: {' '.join(f'{k}={v}' for k, v in road.LIFTED.items())}")
+    if "kernels" in chosen:
+        kernels.main()
+    if "embedded" in chosen:
+        embedded()
+    if "kafka" in chosen and why_not():
+        road.say(f"kafka: {why_not()}")
+    elif "kafka" in chosen:
+        for runner in ("loop", "faust"):
+            on_kafka(runner)
+
+
+def embedded() -> None:
+    """SQLite log and chDB, everything in one process."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder), road.LIFTED) as plant:
+        facts = plant.facts
+        road.report(
+            "embedded (SQLite log, plain loop, chDB)",
+            facts,
+            road.socket_of(plant.data_dir),
+            Path(folder),
+            lambda: road.sink_rows([facts["http"]]),
+        )
+
+
+def on_kafka(runner: str) -> None:
+    """Apache Kafka, a process for each service, the store behind ClickHouse's HTTP interface."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cluster(Path(folder), runner=runner, env=road.LIFTED) as made,
+    ):
+        sinks = made.address_of(SINKS)
+        road.report(
+            f"Apache Kafka, {runner} runner, four processes, the store behind HTTP",
+            made.facts,
+            lambda action, arguments: manage.act(made.settings(), action, arguments),
+            Path(folder),
+            lambda: road.sink_rows([sinks]),
+        )
+
+
+main()

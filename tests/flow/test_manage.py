@@ -1,0 +1,116 @@
+"""The catalogue by the command, beside a running system: what is revoked stops working at once."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.support.plant import Client, Plant, running
+from tests.support.processes import ROOT, wait_for
+
+
+@pytest.fixture(scope="module")
+def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
+    with running(tmp_path_factory.mktemp("manage")) as plant:
+        yield plant
+
+
+def command(plant: Plant, *words: str, code: int = 0) -> Any:
+    """What `lineshaft …` prints; its error text where it must fail."""
+    argv = [sys.executable, "-m", "services", *words, "--data-dir", str(plant.data_dir)]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    return done.stderr if code else json.loads(done.stdout)
+
+
+class Device:
+    """An MQTT client and what happened to it."""
+
+    def __init__(self, plant: Plant, token: str) -> None:
+        self.connected, self.refused, self.lost = (threading.Event() for _ in range(3))
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, "device", reconnect_on_failure=False)
+        self.client.username_pw_set(token)
+        self.client.on_connect = self._on_connect
+        self.client.on_disconnect = lambda *_: self.lost.set()
+        self.client.connect("127.0.0.1", plant.mqtt_port)
+        self.client.loop_start()
+
+    def _on_connect(self, *arguments: Any) -> None:
+        (self.refused if arguments[3].is_failure else self.connected).set()
+
+
+def test_a_device_made_by_the_command_can_publish_and_its_values_are_read(plant: Plant) -> None:
+    device = command(plant, "devices", "add", "demo", "Press 9")
+    key, token = command(
+        plant, "keys", "add", "demo", "press 9", "--use", "device", "--scopes", "ingest",
+        "--device", device["id"],
+    )  # fmt: skip
+    assert "secrets" not in key
+    one = Device(plant, token)
+    assert one.connected.wait(10)
+    info = one.client.publish("v1/devices/me/telemetry", '{"speed": 17}', qos=1)
+    info.wait_for_publish(10)
+    client = plant.client()
+    latest = wait_for(lambda: client.latest(device["id"]), what="the latest value")
+    assert latest["speed"][0]["value"] == "17"
+    names = [each["id"] for each in command(plant, "devices", "list", "--tenant", "demo")]
+    assert device["id"] in names
+    _revoked(plant, one, key["id"], token)
+
+
+def _revoked(plant: Plant, one: Device, key: str, token: str) -> None:
+    command(plant, "keys", "revoke", key)
+    assert one.lost.wait(5), "the session of a revoked token lives on"
+    one.client.loop_stop()
+    again = Device(plant, token)
+    assert again.refused.wait(10)
+    again.client.loop_stop()
+
+
+def test_a_client_that_is_revoked_loses_its_tokens_at_once(plant: Plant) -> None:
+    bx = plant.facts["building_x"]
+    key, secret = command(
+        plant, "keys", "add", "demo", "script", "--use", "client", "--scopes", "ingest", "read"
+    )
+    facts = plant.facts | {"building_x": bx | {"client_id": key["id"], "client_secret": secret}}
+    client = Client(facts)
+    assert client.post([("2020-01-01T00:00:00Z", "1.5")])[0] == 204
+    command(plant, "keys", "revoke", key["id"])
+    assert client.post([("2020-01-01T00:00:01Z", "1.5")])[0] == 401
+
+
+def test_a_rotated_secret_overlaps_with_the_old_one(plant: Plant) -> None:
+    bx = plant.facts["building_x"]
+    key, old = command(
+        plant, "keys", "add", "demo", "rotated", "--use", "client", "--scopes", "ingest"
+    )
+    new = command(plant, "keys", "rotate", key["id"], "--overlap-seconds", "600")
+    for secret in (old, new):
+        facts = plant.facts | {"building_x": bx | {"client_id": key["id"], "client_secret": secret}}
+        assert Client(facts).token()
+    last = command(plant, "keys", "rotate", key["id"], "--overlap-seconds", "0")
+    facts = plant.facts | {"building_x": bx | {"client_id": key["id"], "client_secret": new}}
+    with pytest.raises(AssertionError, match="401"):
+        Client(facts).token()
+    facts = plant.facts | {"building_x": bx | {"client_id": key["id"], "client_secret": last}}
+    assert Client(facts).token()
+
+
+def test_a_wrong_action_is_refused_in_words(plant: Plant) -> None:
+    assert "nowhere" in command(plant, "devices", "add", "nowhere", "x", code=1)
+    assert command(plant, "tenants", "add", "Bad Name", "x", code=1).startswith("lineshaft: ")
+
+
+def test_the_command_works_on_a_folder_that_nobody_has_open(tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    assert command(plant, "tenants", "add", "acme", "Acme")["id"] == "acme"
+    assert [each["id"] for each in command(plant, "tenants", "list")] == ["acme"]

@@ -1,0 +1,63 @@
+"""Catalogues for tests: a view of given things, and a log with a view and a control on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.catalogue import Thing
+from schemas.envelope import Change
+from schemas.topics import TOPICS
+from services.catalogue import Control, View
+from services.clock import ManualClock
+from services.eventlog import EventLog, open_eventlog
+
+SECRET = b"the installation's secret of the tests"
+
+
+def put(view: View, thing: Thing) -> None:
+    """Have the view take in a thing, behind everything that it has."""
+    view.apply(Change(thing.KIND, thing.id, thing.body()), view.revision + 1)
+
+
+def a_view(*things: Thing, keys_per_device_max: int = 10_000) -> View:
+    """A view that has these things."""
+    view = View(keys_per_device_max=keys_per_device_max)
+    for thing in things:
+        put(view, thing)
+    return view
+
+
+@dataclass
+class Office:
+    """A process that configures: its view and its control."""
+
+    log: EventLog
+    view: View
+    control: Control
+    clock: ManualClock
+
+
+@asynccontextmanager
+async def offices(folder: Path, count: int = 1) -> AsyncIterator[list[Office]]:
+    """One log, and as many views and controls on it as asked for, each like a process of its
+    own.
+    """
+    clock, stop = ManualClock(), asyncio.Event()
+    async with open_eventlog(f"sqlite:///{folder / 'log.sqlite'}", lanes=1) as log:
+        await log.create(TOPICS)
+        opened, following = [], []
+        try:
+            for _ in range(count):
+                view = View()
+                following.append(asyncio.create_task(view.follow(log, stop)))
+                await asyncio.wait_for(view.ready(), 10)
+                opened.append(Office(log, view, Control(log, view, clock, SECRET), clock))
+            yield opened
+        finally:
+            for task in following:
+                task.cancel()
+            await asyncio.gather(*following, return_exceptions=True)

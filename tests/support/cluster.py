@@ -1,0 +1,124 @@
+"""Lineshaft as processes on Apache Kafka and a store that is a server; each can be killed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from services import settings
+from services.settings import Settings
+from tests.support.front import Front
+from tests.support.kafka import Broker
+from tests.support.plant import Http, Plant
+from tests.support.processes import ROOT, Process, free_port, wait_for
+
+SECRET = "a-secret-of-the-tests-of-32-or-more-characters"
+EDGE, SINKS = "edge", "sinks"
+
+
+class Cluster(Plant):
+    """`edge` (doors in and out, demo plant), `agents-1` …, `sinks`: every one a process of its own.
+
+    Spoken to like a `Plant`. `broker` and `front` are processes too.
+    """
+
+    def __init__(
+        self, folder: Path, *, runner: str, agents: int = 1, env: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(folder, env)
+        self.broker, self.front = Broker(folder / "kafka"), Front(folder)
+        self._env |= {
+            "LINESHAFT_LOG": f"kafka://{self.broker.address}",
+            "LINESHAFT_STORE": self.front.url,
+            "LINESHAFT_SECRET": SECRET,
+            "LINESHAFT_AGENTS_RUNNER": runner,
+            "LINESHAFT_DATA_DIR": str(self.data_dir),
+        }
+        self._services = {EDGE: ["ingress", "query", "demo", "--no-feed"], SINKS: ["sinks"]}
+        self._services |= {f"agents-{number + 1}": ["agents"] for number in range(agents)}
+        self._ops = {name: free_port() for name in self._services}
+        self._running: dict[str, Process] = {}
+
+    def settings(self) -> Settings:
+        """The settings of its processes, for control actions from here."""
+        return settings.load({k: v for k, v in self._env.items() if k[:9] == "LINESHAFT"})
+
+    @property
+    def names(self) -> list[str]:
+        """All services."""
+        return list(self._services)
+
+    def address_of(self, name: str) -> str:
+        """Where a process answers /readyz and /metrics."""
+        return f"http://127.0.0.1:{self._ops[name]}"
+
+    def start_all(self, *, seconds: float = 120) -> None:
+        """Start everything and wait until it is ready."""
+        self.broker.start()
+        self.front.start()
+        argv = [sys.executable, "-m", "services", "migrate"]
+        output = self.folder / "migrate.txt"
+        code = Process(argv, output=output, env=self._env, cwd=ROOT).wait(seconds=seconds)
+        assert code == 0, output.read_text()
+        for name in self._services:
+            self.start_one(name)
+        for name in self._services:
+            self.wait_one(name, seconds=seconds)
+
+    def start_one(self, name: str) -> None:
+        """Start a service's process."""
+        argv = [sys.executable, "-m", "services", "run", *self._services[name]]
+        argv += ["--ops-port", str(self._ops[name])]
+        if name == EDGE:
+            argv += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port)]
+        output = self.folder / f"{name}.txt"
+        self._running[name] = Process(argv, output=output, env=self._env, cwd=ROOT)
+
+    def wait_one(self, name: str, *, seconds: float = 60) -> None:
+        """Wait until the service is ready; one that ended is started again."""
+
+        def ready() -> bool:
+            if self._running[name].returncode is not None:
+                self.start_one(name)
+            try:
+                status, _, _ = Http(self.address_of(name), 2).request("GET", "/readyz")
+            except OSError:
+                return False
+            return status == 200
+
+        wait_for(ready, seconds=seconds, what=f"{name} ready")
+
+    @property
+    def ended(self) -> dict[str, str]:
+        """Services whose process has ended, with the last lines that it wrote."""
+        return {
+            name: process.output()[-3000:]
+            for name, process in self._running.items()
+            if process.returncode is not None
+        }
+
+    def kill_one(self, name: str) -> None:
+        """kill -9."""
+        self._running[name].kill()
+
+    def kill(self) -> None:
+        """kill -9 to everything at once."""
+        for process in self._running.values():
+            process.kill()
+        self.broker.kill()
+        self.front.kill()
+
+
+@contextmanager
+def cluster(
+    folder: Path, *, runner: str, agents: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A cluster that is ready; gone when the block ends."""
+    made = Cluster(folder, runner=runner, agents=agents, env=env)
+    try:
+        made.start_all()
+        yield made
+    finally:
+        made.kill()

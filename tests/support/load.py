@@ -1,0 +1,175 @@
+"""Load on a plant from several threads, noted in a history: colliding posts, QoS 1 publishes."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import paho.mqtt.client as paho
+
+from tests.support.history import Findings, History, Write
+from tests.support.plant import Client, Plant, moment
+from tests.support.processes import let_pass, wait_for
+
+BASE_MS = 1_600_000_000_000
+PUBLISHES_MAX = 65_000
+HTTP_SERIES, MQTT_SERIES = "building_x", "opticloud"
+
+
+class Load:
+    """`with Load(plant, seed=1) as load:` sends until the block ends; then its history is whole.
+
+    Publishers rest `pause_seconds` between two publishes.
+    """
+
+    def __init__(
+        self,
+        plant: Plant,
+        *,
+        seed: int,
+        posters: int = 3,
+        publishers: int = 2,
+        pause_seconds: float = 0,
+    ) -> None:
+        self.history = History()
+        self._pause_seconds = pause_seconds
+        self._plant, self._seed = plant, seed
+        self._stop = threading.Event()
+        self._threads = [
+            *(self._thread(self._post, number) for number in range(posters)),
+            *(self._thread(self._publish, number) for number in range(publishers)),
+        ]
+        self.errors: list[BaseException] = []
+
+    def _thread(self, body: Callable[[int], None], number: int) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                body(number)
+            except BaseException as error:
+                self.errors.append(error)
+
+        return threading.Thread(target=guarded, daemon=True)
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+        if self.errors:
+            raise self.errors[0]
+
+    def _post(self, number: int) -> None:
+        """Posts to one point, whose times the posters share, so that they collide."""
+        chance = random.Random(f"{self._seed}/post/{number}")
+        client, sequence = Client(self._plant.facts), 0
+        while not self._stop.is_set():
+            sequence += 1
+            times = [BASE_MS + chance.randrange(40_000) for _ in range(chance.randint(1, 20))]
+            values = [f"{number}{sequence:06d}.{index:02d}5" for index in range(len(times))]
+            self._post_once(client, times, values)
+
+    def _post_once(self, client: Client, times: Sequence[int], values: Sequence[str]) -> None:
+        began = time.monotonic()
+        try:
+            status, dropped = client.post(list(zip(map(moment, times), values, strict=True)))
+        except OSError:
+            status, dropped = 0, []
+            self._stop.wait(0.05)
+        except AssertionError:
+            # The token was asked for in the middle of a restart: nothing was sent.
+            self._stop.wait(0.05)
+            return
+        assert status in (0, 202, 204, 401, 429, 500, 503), status
+        told = ["info"] * len(times)
+        if status in (202, 204):
+            told = ["dropped" if index in dropped else "kept" for index in range(len(times))]
+        if status in (202, 204, 503, 0):
+            self._note(HTTP_SERIES, times, values, told, began)
+
+    def _note(
+        self,
+        series: str,
+        times: Sequence[int],
+        values: Sequence[str],
+        told: Sequence[str],
+        began: float,
+        *,
+        last_wins: bool = False,
+    ) -> None:
+        ended = time.monotonic()
+        self.history.add(
+            Write((series, at), value, word, began, ended, last_wins)
+            for at, value, word in zip(times, values, told, strict=True)
+        )
+
+    def _publish(self, number: int) -> None:
+        """Publishes to the demo device, each publisher with a key and a client id of its own."""
+        client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, f"load-{number}", reconnect_on_failure=True
+        )
+        client.username_pw_set(self._plant.facts["opticloud"]["device_token"])
+        client.reconnect_delay_set(1, 1)
+        client.connect_async("127.0.0.1", self._plant.mqtt_port)
+        client.loop_start()
+        acked: set[int] = set()
+        client.on_publish = lambda _client, _data, mid, _code, _properties: acked.add(mid)
+        key, sequence = f"{MQTT_SERIES}.{number}", 0
+        sent: list[tuple[int, int, str, float]] = []
+        # Behind this number packet ids begin again: enough for one run.
+        while not self._stop.wait(self._pause_seconds) and sequence < PUBLISHES_MAX:
+            sequence += 1
+            at, value = BASE_MS + sequence, f"{number}.{sequence:07d}5"
+            payload = f'{{"ts": {at}, "values": {{{json.dumps(key)}: {value}}}}}'
+            began = time.monotonic()
+            mid = client.publish("v1/devices/me/telemetry", payload, qos=1).mid
+            sent.append((mid, at, value, began))
+            while len(sent) - len(acked) >= 20 and not self._stop.wait(0.005):
+                pass
+        deadline = time.monotonic() + 15
+        while len(acked) < len(sent) and time.monotonic() < deadline:
+            let_pass(0.05)
+        client.disconnect()
+        client.loop_stop()
+        for mid, at, value, began in sent:
+            told = "kept" if mid in acked else "info"
+            self._note(key, [at], [value], [told], began, last_wins=True)
+
+
+def stored(plant: Plant, history: History) -> dict[str, list[tuple[int, str]]]:
+    """What the plant's read API says of every series in the history, in the history's spelling."""
+    client = plant.client()
+    facts = plant.facts
+    sent = {(write.place, float(write.value)): write.value for write in history.writes}
+    found: dict[str, list[tuple[int, str]]] = {}
+    for series in {write.place[0] for write in history.writes}:
+        if series == HTTP_SERIES:
+            rows = client.range(BASE_MS, BASE_MS + 10**9)
+        else:
+            device = facts["opticloud"]["device_id"]
+            rows = client.range(BASE_MS, BASE_MS + 10**9, device=device, key=series)
+        found[series] = [(at, sent.get(((series, at), float(value)), value)) for at, value in rows]
+    return found
+
+
+def checked(plant: Plant, history: History) -> Findings:
+    """What the history says of the stored values, once all that was taken in is judged: an
+    acknowledgement at the log comes before the verdict, so a value may show a moment later.
+    """
+
+    def rests() -> Findings | None:
+        before = stored(plant, history)
+        let_pass(0.5)
+        findings = history.check(before)
+        return findings if stored(plant, history) == before and not findings.lost else None
+
+    try:
+        return wait_for(rests, seconds=30, what="the lanes at rest")  # type: ignore[return-value]
+    except AssertionError:
+        return history.check(stored(plant, history))

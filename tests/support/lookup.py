@@ -1,0 +1,185 @@
+"""A catalogue made of plain lists, and actions that know one client and one user: what dialects
+need of the outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from schemas.catalogue import Device, Point, Tenant, Thing, User
+from schemas.envelope import Change
+from schemas.points import PointPolicy
+from schemas.samples import Kind
+from services.dialects import Principal
+from services.errors import Unauthorized
+
+_SERIES_DEVICE_BITS = 48
+
+
+class ListedLookup:
+    """`Lookup` over given things. Series ids are counted, devices above the lanes' shift, so that a
+    test can tell them apart by eye.
+    """
+
+    def __init__(self, things: Iterable[Thing] = (), revision: int = 1) -> None:
+        self.revision = revision
+        self.creations: list[Change] = []
+        self._things = {(thing.KIND, thing.id): thing for thing in things}
+        self._series: dict[tuple[str, str, str], int] = {}
+        self._devices: dict[tuple[str, str], int] = {}
+        self._points: dict[tuple[str, str], dict[str, Point]] = {}
+        self._policies: dict[str, PointPolicy] = {}
+        self._free: dict[str, PointPolicy] = {}
+        for thing in list(self._things.values()):
+            if isinstance(thing, Point):
+                self._add(thing)
+
+    def _add(self, point: Point) -> None:
+        placed = replace(point, series=self.series(point.tenant, point.device, point.key))
+        self._things[Point.KIND, point.id] = placed
+        self._points.setdefault((point.tenant, point.device), {})[point.key] = placed
+        self._policies[point.id] = PointPolicy(
+            point.tenant,
+            self.revision,
+            point.declared if point.locked else None,
+            point.band,
+            point.band_percent,
+            point.heartbeat_ms,
+        )
+
+    def series(self, tenant: str, device: str, key: str) -> int:
+        """The series id of any place."""
+        place = (tenant, device, key)
+        if place not in self._series:
+            number = self._devices.setdefault((tenant, device), len(self._devices) + 1)
+            self._series[place] = number << _SERIES_DEVICE_BITS | len(self._series) + 1
+        return self._series[place]
+
+    def places(self, tenant: str) -> dict[int, tuple[str, str]]:
+        """Series id to device and key, for all series that anybody asked for."""
+        return {
+            series: (device, key)
+            for (owner, device, key), series in self._series.items()
+            if owner == tenant
+        }
+
+    def known(self, tenant: str, device: str, key: str) -> Point | None:
+        """The point at a place."""
+        return self.points(tenant, device).get(key)
+
+    def point(self, tenant: str, point: str) -> Point | None:
+        """The point with this id."""
+        found = self._things.get((Point.KIND, point))
+        return found if isinstance(found, Point) and found.tenant == tenant else None
+
+    def points(self, tenant: str, device: str) -> Mapping[str, Point]:
+        """The points of a device."""
+        return self._points.get((tenant, device), {})
+
+    def device(self, tenant: str, device: str) -> Device | None:
+        """The device with this id."""
+        found = self._things.get((Device.KIND, device))
+        return found if isinstance(found, Device) and found.tenant == tenant else None
+
+    def tenant(self, tenant: str) -> Tenant | None:
+        """The tenant with this short name."""
+        found = self._things.get((Tenant.KIND, tenant))
+        return found if isinstance(found, Tenant) else None
+
+    def tenant_of(self, uuid: str) -> str | None:
+        """The short name behind a UUID."""
+        tenants = (thing for thing in self._things.values() if isinstance(thing, Tenant))
+        return next((tenant.id for tenant in tenants if tenant.uuid == uuid), None)
+
+    def policy(self, point: Point) -> PointPolicy:
+        """The policy of a point."""
+        return self._policies[point.id]
+
+    def stamps(self, tenant: str, device: str) -> Mapping[str, tuple[int, PointPolicy]]:
+        """Series and policy of each key of a device."""
+        points = self.points(tenant, device)
+        return {key: (point.series, self.policy(point)) for key, point in points.items()}
+
+    def free_policy(self, tenant: str) -> PointPolicy:
+        """The policy of points that are not declared."""
+        return self._free.setdefault(tenant, PointPolicy(tenant, self.revision))
+
+    def creation(
+        self,
+        tenant: str,
+        device: str,
+        key: str,
+        received_ms: int,
+        *,
+        kind: Kind | None = None,
+        locked: bool = False,
+        precision: int | None = None,
+        band: float = 0.0,
+    ) -> Change | None:
+        """The change that makes a point; asked for a second time there is none."""
+        if any(change.body and change.body["key"] == key for change in self.creations):
+            return None
+        point = Point(
+            f"{device}/{key}",
+            tenant=tenant,
+            device=device,
+            key=key,
+            series=self.series(tenant, device, key),
+            kind=kind,
+            locked=locked,
+            precision=precision,
+            band=band,
+            created_ms=received_ms,
+        )
+        change = Change(Point.KIND, point.id, point.body(), first=True)
+        self.creations.append(change)
+        return change
+
+
+class ListedActions:
+    """`Actions` that know the client "client" and the user "anna", both with the word "secret".
+
+    `tenants` are those that the user may enter. A token says what it is for, in plain text.
+    """
+
+    EXPIRES_S = 86_400
+
+    def __init__(self, tenants: Sequence[Tenant] = ()) -> None:
+        self._tenants = tenants
+
+    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
+        """A token for the one client."""
+        if (client_id, client_secret) != ("client", "secret"):
+            raise Unauthorized("unknown client or wrong secret")
+        return f"token of {client_id}", self.EXPIRES_S
+
+    def memberships(self, username: str, password: str) -> Sequence[Tenant]:
+        """The tenants of the one user."""
+        if (username, password) != ("anna", "secret"):
+            raise Unauthorized("unknown user or wrong password")
+        return self._tenants
+
+    def user_tokens(self, username: str, password: str, tenant: str) -> tuple[str, str]:
+        """Tokens of the one user."""
+        if all(tenant != known.id for known in self.memberships(username, password)):
+            raise Unauthorized("no member")
+        return f"token of {username} for {tenant}", f"refresh of {username} for {tenant}"
+
+    def refresh(self, refresh_token: str) -> tuple[str, str]:
+        """A new pair for a token that begins like one of ours."""
+        if not refresh_token.startswith("refresh of "):
+            raise Unauthorized("no refresh token of ours")
+        return refresh_token.replace("refresh", "token"), refresh_token
+
+    def user(self, username: str) -> User | None:
+        """The one user."""
+        return User(username) if username == "anna" else None
+
+
+def a_principal(tenant: str = "acme", **members: Any) -> Principal:
+    """A principal that may do everything, unless `members` say otherwise."""
+    members.setdefault("subject", "somebody")
+    members.setdefault("scopes", frozenset({"ingest", "read"}))
+    return Principal(tenant, **members)

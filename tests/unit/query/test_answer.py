@@ -1,0 +1,173 @@
+"""The one path of a read: whose samples, how many, from where, and what is said when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.blocks import Block
+from schemas.envelope import Envelope
+from schemas.queries import LatestQuery, RangeQuery
+from schemas.topics import SAMPLES_ACCEPTED, TOPICS
+from services.clock import ManualClock
+from services.dialects import Auth, Inbound, Page, Principal, Question, Read, Reply
+from services.errors import Malformed, Unavailable
+from services.eventlog import open_eventlog
+from services.query.answer import Answer
+from services.query.coalesce import Coalescer
+from services.query.live import LiveView
+from services.runtime import until
+from services.settings import Settings
+from tests.support.lookup import ListedLookup
+from tests.support.stores import MemoryStore, a_block, rows_of
+
+NAMES = {1: "one", 2: "two"}
+PRINCIPAL = Principal("acme", "tester", frozenset({"read"}))
+
+
+def a_read(query: RangeQuery | LatestQuery) -> Read:
+    """A door that asks this, and answers with how many rows it got and who asked."""
+
+    def render(inbound: Inbound, question: Question, page: Page) -> Reply:
+        return Reply(200, f"{question.query.tenant}: {len(page.block)}".encode())
+
+    return Read(
+        "GET",
+        ("/x",),
+        Auth.BEARER,
+        lambda inbound, lookup: Question(query, NAMES),
+        render,
+        lambda error, now_ms: Reply(503),
+    )
+
+
+def with_answer(
+    tmp_path: Path,
+    stored: Block,
+    live: Block,
+    body: Callable[[Answer, MemoryStore], Coroutine[Any, Any, None]],
+    settings: Settings | None = None,
+) -> None:
+    """Run `body` with some samples in the store and some on the log."""
+    chosen = settings or Settings()
+
+    async def flow() -> None:
+        async with open_eventlog(f"sqlite:///{tmp_path / 'log.sqlite'}", lanes=1) as log:
+            await log.create(TOPICS)
+            if len(live):
+                await log.append([(SAMPLES_ACCEPTED, 0, Envelope(live))])
+            store = MemoryStore()
+            store.put(stored)
+            view = LiveView(log, store, chosen)
+            following = asyncio.create_task(view.run())
+            await until(view.ready, seconds=10)
+            ranges = Coalescer(store, rows_max=chosen.range_rows_max)
+            answer = Answer(view, ranges, ListedLookup(), settings=chosen, clock=ManualClock())
+            await body(answer, store)
+            await ranges.close()
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(flow())
+
+
+def test_a_range_joins_the_store_and_the_tail(tmp_path: Path) -> None:
+    query = RangeQuery("acme", (2, 1, 1), 0, 100, 3, descending=True)
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        page = await answer.page(Question(query, NAMES))
+        assert rows_of(page.block) == [(1, 9, 9), (1, 3, 7), (1, 2, 2), (2, 1, 1)]
+        assert page.asked == (2, 1, 1) and page.names == NAMES
+
+    stored = a_block([(1, 1, 1), (1, 2, 2), (1, 3, 3), (2, 1, 1)])
+    with_answer(tmp_path, stored, a_block([(1, 3, 7), (1, 9, 9)]), body)
+
+
+def test_latest_values_do_not_ask_the_store(tmp_path: Path) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        asked = list(store.asked)
+        store.away = True
+        page = await answer.page(Question(LatestQuery("acme", (2, 1)), NAMES))
+        assert rows_of(page.block) == [(2, 1, 1), (1, 9, 9)]
+        assert store.asked == asked
+
+    with_answer(tmp_path, a_block([(1, 3, 3), (2, 1, 1)]), a_block([(1, 9, 9)]), body)
+
+
+@pytest.mark.parametrize(
+    "query", [RangeQuery("other", (1,), 0, 100, 10), LatestQuery("other", (1,)), LatestQuery()]
+)
+def test_only_the_credential_says_whose_samples(
+    tmp_path: Path, query: RangeQuery | LatestQuery
+) -> None:
+    both = a_block([(1, 1, 1)], tenant="acme")
+    both.extend(a_block([(2, 1, 1), (3, 1, 1)], tenant="other"))
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        reply = await answer.reply(a_read(query), Inbound(b"", 0, PRINCIPAL))
+        assert reply.body == b"acme: 1"
+
+    with_answer(tmp_path, both, Block(), body)
+
+
+def test_an_answer_that_would_be_cut_is_refused_and_one_that_fits_is_whole(tmp_path: Path) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        fits = RangeQuery("acme", (1, 2), 0, 50, 2**31 - 1)
+        assert len((await answer.page(Question(fits, NAMES))).block) == 100
+        with pytest.raises(Malformed) as refused:
+            wide = RangeQuery("acme", (1, 2), 0, 51, 2**31 - 1)
+            await answer.page(Question(wide, NAMES))
+        assert refused.value.where == "?limit"
+        # Cut because the sender said so.
+        asked = RangeQuery("acme", (1, 2), 0, 80, 50)
+        assert len((await answer.page(Question(asked, NAMES))).block) == 100
+
+    stored = a_block([(series, ts, 1) for series in (1, 2) for ts in range(80)])
+    with_answer(tmp_path, stored, Block(), body, Settings(range_rows_max=100))
+
+
+def test_the_tail_counts_where_an_answer_would_be_cut(tmp_path: Path) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        with pytest.raises(Malformed):
+            await answer.page(Question(RangeQuery("acme", (1,), 0, 999, 10**9), NAMES))
+
+    stored = a_block([(1, ts, 1) for ts in range(100)])
+    with_answer(tmp_path, stored, a_block([(1, 500, 1)]), body, Settings(range_rows_max=100))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        RangeQuery("acme", (), 0, 100, 10),
+        RangeQuery("acme", (1,), 5, 5, 10),
+        RangeQuery("acme", (1,), 9, 1, 10),
+        RangeQuery("acme", (1,), 0, 100, 0),
+    ],
+)
+def test_nothing_asked_for_is_nothing_found(tmp_path: Path, query: RangeQuery) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        store.away = True
+        assert not len((await answer.page(Question(query, NAMES))).block)
+
+    with_answer(tmp_path, a_block([(1, 5, 1)]), a_block([(1, 5, 2)]), body)
+
+
+def test_a_store_that_is_slow_or_away_is_unavailable(tmp_path: Path) -> None:
+    query = RangeQuery("acme", (1,), 0, 100, 10)
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        store.hold()
+        with pytest.raises(Unavailable, match="in time"):
+            await answer.page(Question(query, NAMES))
+        store.release()
+        store.away = True
+        with pytest.raises(Unavailable, match="away"):
+            await answer.page(Question(query, NAMES))
+        store.away = False
+        assert len((await answer.page(Question(query, NAMES))).block) == 1
+
+    with_answer(tmp_path, a_block([(1, 5, 1)]), Block(), body, Settings(read_wait_ms=100))

@@ -1,0 +1,234 @@
+"""Every sink there is, from a SQLite log into chDB: records become the rows that tables promise."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from schemas.catalogue import Device, Point, Tenant
+from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Undecodable
+from schemas.queries import RangeQuery
+from schemas.samples import TS_MS_MAX, Kind
+from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, TABLES
+from schemas.topics import (
+    CATALOGUE_CHANGED,
+    LANES_STORED,
+    SAMPLES_ACCEPTED,
+    SAMPLES_RECEIVED,
+    TOPICS,
+)
+from services.clock import SystemClock
+from services.errors import Malformed
+from services.eventlog import EventLog, open_eventlog
+from services.settings import Settings
+from services.sinks import SinkWorker, all_sinks
+from services.sinks.clickhouse import MONTHS_MAX
+from services.store import Store, open_store
+from tests.support.builders import NOW_MS, a_block, a_policy, a_sample
+from tests.support.stores import MemoryStore, rows_of
+from tests.support.stores import a_block as judged
+
+SOON_S = 30
+
+
+@asynccontextmanager
+async def parts(folder: Path) -> AsyncIterator[tuple[EventLog, Store]]:
+    """An embedded log and store, empty where the folder is."""
+    async with (
+        open_eventlog(f"sqlite:///{folder / 'log.sqlite'}", lanes=4) as log,
+        open_store(f"chdb:///{folder / 'store'}") as store,
+    ):
+        await log.create(TOPICS)
+        await store.migrate()
+        yield log, store
+
+
+@asynccontextmanager
+async def running(log: EventLog, store: Store) -> AsyncIterator[None]:
+    """All sinks, as the service runs them."""
+    stop = asyncio.Event()
+    given = Settings(sink_wait_ms=10)
+    async with asyncio.TaskGroup() as group:
+        for sink in all_sinks():
+            worker = SinkWorker(sink, log, store, SystemClock(), given)
+            group.create_task(worker.run(stop))
+        yield
+        stop.set()
+
+
+async def until_empty(log: EventLog) -> None:
+    """Wait until every sink has committed everything."""
+    async with asyncio.timeout(SOON_S):
+        for sink in all_sinks():
+            while True:
+                spans = await log.spans(sink.source)
+                committed = await log.committed(f"sinks.{sink.name}", sink.source)
+                if all(committed.get(lane, 0) >= span.end for lane, span in spans.items()):
+                    break
+                await asyncio.sleep(0.01)
+
+
+def test_there_is_a_sink_for_every_table_under_its_name() -> None:
+    assert [(sink.name, sink.source) for sink in all_sinks()] == [
+        (table.name, table.topic) for table in TABLES
+    ]
+    assert {"samples", "refused", "points", "devices"} == {table.name for table in TABLES}
+
+
+def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None:
+    good = judged([(1, NOW_MS + n, n + 1) for n in range(100)])
+    # A time that no door lets in, and that the log does not mind.
+    mixed = judged([(1, NOW_MS + 200, 7), (1, TS_MS_MAX + 5, 8), (1, 12, 9)])
+    point = Point(
+        "p1", tenant="acme", device="d1", key="temp", series=1, kind=Kind.DOUBLE, unit="K"
+    )
+    device = Device("d1", tenant="acme", name="Press 7", type="press")
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            await log.append(
+                [
+                    (SAMPLES_ACCEPTED, 0, Envelope(good, received=30, epoch=1)),
+                    (SAMPLES_ACCEPTED, 2, Envelope(mixed, received=31, epoch=1)),
+                    (CATALOGUE_CHANGED, 0, Envelope(Change("tenant", "acme", {"id": "acme"}))),
+                    (CATALOGUE_CHANGED, 0, Envelope(Change("device", "d1", device.body(), True))),
+                    (CATALOGUE_CHANGED, 0, Envelope(Change("point", "p1", point.body(), True))),
+                ]
+            )
+            await until_empty(log)
+            found = await store.fetch(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))
+            assert rows_of(found) == [(1, 12, 9), *rows_of(good), (1, NOW_MS + 200, 7)]
+            letters = await store.rows(
+                "SELECT reason, source, tenant, topic, lane, offset, row, body FROM refused FINAL"
+            )
+            [(*place, text)] = [tuple(row) for row in letters]
+            source = ("sinks.samples", "acme", SAMPLES_ACCEPTED.name, 2, 0, 1)
+            assert tuple(place) == ("VIOLATED_CONSTRAINT", *source)
+            assert json.loads(text)["ts_ms"] == TS_MS_MAX + 5
+            assert await store.stored_marks(SAMPLES_RECEIVED.name, 1) == {0: 30, 2: 31}
+            named = await store.rows("SELECT device_name, key, count() FROM telemetry GROUP BY ALL")
+            assert [tuple(row) for row in named] == [("Press 7", "temp", 102)]
+            assert [tuple(row) for row in await store.rows("SELECT type FROM devices")] == [
+                ("press",)
+            ]
+            async with log.reader([LANES_STORED]) as reader:
+                batch = await reader.batch()
+                assert batch is not None
+                marks = [
+                    r.envelope.record for r in batch.records if isinstance(r.envelope, Envelope)
+                ]
+            assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1) in marks
+            assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1) in marks
+
+    asyncio.run(body())
+
+
+def test_what_was_stored_and_not_committed_is_stored_again_and_is_still_one(tmp_path: Path) -> None:
+    blocks = [judged([(1, NOW_MS + 10 * n + k, n + 1) for k in range(10)]) for n in range(20)]
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store):
+            await log.append([(SAMPLES_ACCEPTED, 1, Envelope(block)) for block in blocks])
+            # As a crash leaves it: the rows are in, cut in another way, and nothing is committed.
+            for block in blocks[::3]:
+                await store.insert("samples", block.stored())
+            async with running(log, store):
+                await until_empty(log)
+            found = await store.fetch(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))
+            assert rows_of(found) == [row for block in blocks for row in rows_of(block)]
+
+    asyncio.run(body())
+
+
+class Counting(MemoryStore):
+    """Counts the months of each insert."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.months: list[int] = []
+
+    async def insert(self, table: str, rows: object) -> None:
+        times = rows.column("ts").to_pylist()  # type: ignore[attr-defined]
+        self.months.append(len({(ts.year, ts.month) for ts in times}))
+        await super().insert(table, rows)
+
+
+def test_samples_go_in_by_few_months_at_a_time_and_all_go_in() -> None:
+    block = judged([(1, n * 40 * 86_400_000, n + 1) for n in range(300)])
+
+    async def body() -> None:
+        store = Counting()
+        [write] = [sink.write for sink in all_sinks() if sink.name == "samples"]
+        await write(store, [Logged(0, Envelope(block))])
+        assert max(store.months) <= MONTHS_MAX
+        found = store.select(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))
+        assert rows_of(found) == rows_of(block)
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("name", "record"),
+    [
+        ("samples", Envelope(a_block(a_sample()))),
+        ("samples", Envelope(Letter("r", "d", "s"))),
+        ("samples", Undecodable("no block", b"")),
+        ("refused", Envelope(judged([(1, 1, 1)]))),
+        ("points", Envelope(Letter("r", "d", "s"))),
+        ("points", Envelope(Change("point", "p", {"series": "no number"}))),
+        ("points", Envelope(Change("point", "p", {"kind": 99}))),
+        ("devices", Envelope(Change("device", "d", {"name": 5}))),
+    ],
+)
+def test_a_record_that_is_none_of_the_tables_is_malformed(
+    name: str, record: Envelope | Undecodable
+) -> None:
+    async def body() -> None:
+        [write] = [sink.write for sink in all_sinks() if sink.name == name]
+        with pytest.raises(Malformed):
+            await write(MemoryStore(), [Logged(0, record)])
+
+    asyncio.run(body())
+
+
+def test_a_letter_of_any_text_and_bytes_is_a_row() -> None:
+    letter = Letter("r", "half a pair \ud800", "s", body=b"\x00\xff", row=3, ts_ms=NOW_MS)
+    [row] = REFUSED.rows([Logged(9, Envelope(letter))]).to_pylist()
+    assert (row["detail"], row["body"]) == ("half a pair \\ud800", "\x00\\xff")
+    assert (row["row"], row["letter"], row["count"]) == (3, 9, 1)
+
+
+def test_a_deletion_is_a_row_that_names_the_thing_alone() -> None:
+    changes = [
+        Logged(5, Envelope(Change("device", "d1", None))),
+        Logged(6, Envelope(Change("point", "p1", None))),
+        Logged(7, Envelope(Change("tenant", "acme", Tenant("acme").body()))),
+    ]
+    [device] = DEVICES.rows(changes).to_pylist()
+    assert (device["device"], device["is_deleted"], device["version"]) == ("d1", 1, 2**63 + 5)
+    [point] = POINTS.rows(changes).to_pylist()
+    assert (point["point"], point["is_deleted"], point["version"]) == ("p1", 1, 2**63 + 6)
+
+
+def test_the_first_claim_has_the_highest_version_of_claims_and_is_below_any_update() -> None:
+    body = Device("d1", tenant="acme").body()
+    changes = [Logged(n, Envelope(Change("device", "d1", body, n < 3))) for n in range(5)]
+    versions = [row["version"] for row in DEVICES.rows(changes).to_pylist()]
+    assert versions[0] > versions[1] > versions[2]
+    assert versions[0] < versions[3] < versions[4]
+
+
+def test_samples_of_several_tenants_and_policies_become_rows_of_their_tenants() -> None:
+    block = a_block(
+        *(a_sample(float(n)) for n in range(3)),
+        policies=[a_policy(revision=1), a_policy(tenant="other"), a_policy(revision=2)],
+    )
+    block.version = array("Q", [1, 2, 3])
+    rows = SAMPLES.rows([Logged(0, Envelope(block)), Logged(1, Envelope(block))]).to_pylist()
+    assert [row["tenant"] for row in rows] == ["acme", "other", "acme"] * 2

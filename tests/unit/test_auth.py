@@ -1,0 +1,466 @@
+"""Who speaks: credentials of every kind, and each way in which one stops being good."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from schemas.catalogue import Device, Key, Revocation, Tenant, User
+from schemas.envelope import Change
+from services.auth import LEEWAY_SECONDS, SECRET_FILE, Auth, installation_secret
+from services.catalogue import View, derive, digest, password_hash, pepper
+from services.clock import ManualClock
+from services.dialects import Actions, Principal
+from services.dialects import Auth as Way
+from services.errors import Forbidden, Unauthorized
+from services.settings import BadSetting, Settings
+from tests.support.catalogue import SECRET, a_view, put
+
+PASSWORD = "correct horse battery"
+SETTINGS = Settings(token_seconds=3_600, user_token_seconds=600, user_refresh_seconds=7_200)
+TOKEN, CLIENT_SECRET, API_KEY = "t" * 20, "c" * 43, "ls_k1_" + "a" * 43
+
+
+@cache
+def hashed(password: str) -> str:
+    """The password as the catalogue keeps it; made once for all tests."""
+    return password_hash(password)
+
+
+def a_key(id: str, use: str, secret: str, **members: Any) -> Key:
+    """A credential of tenant acme."""
+    secrets = ((digest(pepper(SECRET), secret), 0),)
+    return Key(id, **({"tenant": "acme", "use": use, "secrets": secrets} | members))
+
+
+class World:
+    """A catalogue with one credential of each kind, and the auth that looks at it."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.token_key = a_key("dev-key", "device", TOKEN, device="d1", scopes=("ingest",))
+        self.client_key = a_key("gw", "client", CLIENT_SECRET)
+        self.api_key = a_key("k1", "api", API_KEY, scopes=("read",))
+        self.anna = User(
+            "anna",
+            password=hashed(PASSWORD),
+            tenants={"acme": ("read", "admin"), "beta": ("read",)},
+            uuid="uuid of anna",
+        )
+        self.view: View = a_view(
+            Tenant("acme", name="Acme", uuid="uuid of acme"),
+            Tenant("beta", name="Beta", uuid="uuid of beta"),
+            Device("d1", tenant="acme"),
+            self.token_key,
+            self.client_key,
+            self.api_key,
+            self.anna,
+        )
+        self.auth = Auth(self.view, self.clock, SETTINGS, SECRET)
+
+    def put(self, thing: Any) -> None:
+        """Change the catalogue."""
+        put(self.view, thing)
+
+    def delete(self, kind: str, id: str) -> None:
+        """Delete from the catalogue."""
+        self.view.apply(Change(kind, id, None), self.view.revision + 1)
+
+    def access_token(self) -> str:
+        """A token for the machine client."""
+        return self.auth.client_token("gw", CLIENT_SECRET)[0]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def refused(ask: Callable[[], object]) -> str:
+    """What is said to a credential that is not valid."""
+    with pytest.raises(Unauthorized) as error:
+        ask()
+    return error.value.message
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    """The claims of a token, its signature unchecked."""
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+    return claims
+
+
+# -- who it is -------------------------------------------------------------------------------------
+
+
+def test_each_credential_gives_its_principal(world: World) -> None:
+    auth = world.auth
+    user_token, _ = auth.user_tokens("anna", PASSWORD, "beta")
+
+    assert auth.device(TOKEN) == Principal("acme", "dev-key", frozenset({"ingest"}), "d1")
+    assert auth.api(API_KEY) == Principal("acme", "k1", frozenset({"read"}))
+    assert auth.client(world.access_token()) == Principal(
+        "acme", "gw", frozenset({"ingest", "read"})
+    )
+    assert auth.user_principal(user_token) == Principal("beta", "anna", frozenset({"read"}))
+
+
+def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> None:
+    of, token = world.auth.principal_of, world.access_token()
+    user_token, _ = world.auth.user_tokens("anna", PASSWORD, "acme")
+    bearer = {"authorization": f"Bearer {token}"}
+
+    def subject(principal: Principal | None) -> str:
+        assert principal is not None
+        return principal.subject
+
+    assert of(Way.NONE, bearer, {}, scope="") is None
+    assert subject(of(Way.BEARER, bearer, {}, scope="ingest")) == "gw"
+    assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, scope="")) == "k1"
+    of_user = {"x-authorization": f"Bearer {user_token}"}
+    assert subject(of(Way.X_AUTHORIZATION, of_user, {}, scope="read")) == "anna"
+    assert subject(of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="ingest")) == "dev-key"
+
+
+@pytest.mark.parametrize("way", [Way.BEARER, Way.X_AUTHORIZATION, Way.DEVICE_TOKEN])
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YTpi", "Bearer \u00e4.b.c"])
+def test_a_door_without_a_credential_stays_shut(world: World, way: Way, header: str) -> None:
+    headers = {"authorization": header, "x-authorization": header} if header else {}
+
+    refused(lambda: world.auth.principal_of(way, headers, {}, scope=""))
+
+
+def test_a_credential_without_the_right_is_forbidden(world: World) -> None:
+    with pytest.raises(Forbidden):
+        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="read")
+
+
+def test_a_credential_opens_only_the_door_it_is_for(world: World) -> None:
+    auth = world.auth
+    client_token = world.access_token()
+    user_token, refresh_token = auth.user_tokens("anna", PASSWORD, "acme")
+
+    for ask, own in (
+        (auth.device, TOKEN),
+        (auth.api, API_KEY),
+        (auth.client, client_token),
+        (auth.user_principal, user_token),
+        (auth.refresh, refresh_token),
+    ):
+        ask(own)
+        for foreign in (TOKEN, API_KEY, CLIENT_SECRET, client_token, user_token, refresh_token):
+            if foreign != own:
+                refused(lambda ask=ask, foreign=foreign: ask(foreign))  # type: ignore[misc]
+
+
+# -- at once ---------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Callable[[World, Key], None]] = {
+    "revoked": lambda world, key: world.put(Revocation(key.id)),
+    "deleted": lambda world, key: world.delete("key", key.id),
+    "expired": lambda world, key: world.put(replace(key, expires_ms=world.clock.now_ms())),
+    "without its secret": lambda world, key: world.put(replace(key, secrets=())),
+    "rotated out": lambda world, key: world.put(
+        replace(key, secrets=((key.secrets[0][0], world.clock.now_ms()),))
+    ),
+    "for another use": lambda world, key: world.put(replace(key, use="other")),
+    "of no tenant": lambda world, key: world.delete("tenant", key.tenant),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_key_that_is_not_good_any_more_opens_nothing_from_then_on(
+    world: World, change: str
+) -> None:
+    auth, token = world.auth, world.access_token()
+    asks: list[tuple[Key, Callable[[], object]]] = [
+        (world.token_key, lambda: auth.device(TOKEN)),
+        (world.api_key, lambda: auth.api(API_KEY)),
+        (world.client_key, lambda: auth.client(token)),
+        (world.client_key, lambda: auth.client_token("gw", CLIENT_SECRET)),
+    ]
+    for _, ask in asks:
+        ask()
+
+    said = set()
+    for key, ask in asks:
+        CHANGES[change](world, key)
+        said.add(refused(ask))
+
+    # Who asks does not learn whether the credential ever was one.
+    assert said == {refused(lambda: auth.device("never was"))}
+
+
+def test_a_token_of_a_device_that_is_gone_opens_nothing(world: World) -> None:
+    world.auth.device(TOKEN)
+    world.delete("device", "d1")
+
+    refused(lambda: world.auth.device(TOKEN))
+
+
+def test_a_rotated_secret_and_its_tokens_are_good_until_the_overlap_ends(world: World) -> None:
+    auth, clock = world.auth, world.clock
+    old = world.client_key.secrets[0][0]
+    before = world.access_token()
+    secrets = ((digest(pepper(SECRET), "new"), 0), (old, clock.now_ms() + 60_000))
+    world.put(replace(world.client_key, secrets=secrets))
+
+    during, seconds = auth.client_token("gw", CLIENT_SECRET)
+    assert seconds == 60
+    new, seconds = auth.client_token("gw", "new")
+    assert seconds == SETTINGS.token_seconds
+    clock.advance(59_999)
+    for token in (before, during, new):
+        auth.client(token)
+
+    clock.advance(1)
+    refused(lambda: auth.client_token("gw", CLIENT_SECRET))
+    refused(lambda: auth.client(before))
+    refused(lambda: auth.client(during))
+    auth.client(new)
+
+
+def test_rights_that_are_taken_away_are_gone_from_tokens_too(world: World) -> None:
+    token, refresh_token = world.auth.user_tokens("anna", PASSWORD, "acme")
+    assert world.auth.user_principal(token).scopes == {"read", "admin"}
+
+    world.put(replace(world.anna, tenants={"acme": ("read",)}))
+    assert world.auth.user_principal(token).scopes == {"read"}
+
+    world.put(replace(world.anna, tenants={"beta": ("read",)}))
+    refused(lambda: world.auth.user_principal(token))
+    refused(lambda: world.auth.refresh(refresh_token))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda world: world.put(replace(world.anna, disabled=True)),
+        lambda world: world.put(replace(world.anna, password=hashed("another one"))),
+        lambda world: world.delete("user", "anna"),
+        lambda world: world.delete("tenant", "acme"),
+    ],
+)
+def test_a_user_who_may_not_any_more_is_out_at_once(
+    world: World, change: Callable[[World], None]
+) -> None:
+    auth = world.auth
+    token, refresh_token = auth.user_tokens("anna", PASSWORD, "acme")
+    auth.user_principal(token)
+
+    change(world)
+
+    refused(lambda: auth.user_principal(token))
+    refused(lambda: auth.refresh(refresh_token))
+    refused(lambda: auth.user_tokens("anna", PASSWORD, "acme"))
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def test_tokens_end_when_they_say(world: World) -> None:
+    auth, token = world.auth, world.access_token()
+    claims = claims_of(token)
+    assert claims["exp"] - claims["iat"] == SETTINGS.token_seconds
+
+    world.clock.advance((SETTINGS.token_seconds + LEEWAY_SECONDS) * 1000 - 1)
+    auth.client(token)
+    world.clock.advance(1)
+    refused(lambda: auth.client(token))
+    refused(lambda: Auth(world.view, world.clock, SETTINGS, SECRET).client(token))
+
+
+def test_a_refreshed_pair_goes_on_where_the_first_ended(world: World) -> None:
+    auth = world.auth
+    token, refresh_token = auth.user_tokens("anna", PASSWORD, "acme")
+    world.clock.advance((SETTINGS.user_token_seconds + LEEWAY_SECONDS) * 1000)
+    refused(lambda: auth.user_principal(token))
+
+    again, _ = auth.refresh(refresh_token)
+
+    assert auth.user_principal(again).tenant == "acme"
+
+
+def test_another_process_of_the_installation_knows_the_token_and_a_stranger_does_not(
+    world: World,
+) -> None:
+    token = world.access_token()
+
+    Auth(world.view, world.clock, SETTINGS, SECRET).client(token)
+    stranger = Auth(world.view, world.clock, SETTINGS, b"another secret of an installation")
+    refused(lambda: stranger.client(token))
+
+
+def signed(claims: dict[str, Any], *, purpose: str = "client", **options: Any) -> str:
+    """A token that is signed with the real key of a purpose."""
+    options = {"algorithm": "HS256", "headers": {"typ": "at+jwt"}} | options
+    return jwt.encode(claims, derive(SECRET, f"jwt {purpose}"), **options)
+
+
+def unsigned(claims: dict[str, Any]) -> str:
+    """A token of algorithm none."""
+    parts = ({"alg": "none", "typ": "at+jwt"}, claims)
+    packed = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts]
+    return b".".join([*packed, b""]).decode()
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], str]] = {
+    "algorithm none": unsigned,
+    "another key": lambda claims: jwt.encode(claims, b"x" * 32, headers={"typ": "at+jwt"}),
+    "the key of another purpose": lambda claims: signed(claims, purpose="user"),
+    "another algorithm": lambda claims: signed(claims, algorithm="HS512"),
+    "another type": lambda claims: signed(claims, headers={"typ": "JWT"}),
+    "another audience": lambda claims: signed(claims | {"aud": "lineshaft:user"}),
+    "several audiences": lambda claims: signed(claims | {"aud": [claims["aud"], "x"]}),
+    "another issuer": lambda claims: signed(claims | {"iss": "somebody"}),
+    "from the future": lambda claims: signed(claims | {"iat": claims["iat"] + 3_600}),
+    "of another secret": lambda claims: signed(claims | {"secret": "0" * 32}),
+    "of another client": lambda claims: signed(claims | {"sub": "k1"}),
+    "no end": lambda claims: signed({k: v for k, v in claims.items() if k != "exp"}),
+    "no subject": lambda claims: signed({k: v for k, v in claims.items() if k != "sub"}),
+    "no secret": lambda claims: signed({k: v for k, v in claims.items() if k != "secret"}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+@pytest.mark.parametrize("forgery", FORGED)
+def test_a_token_that_is_not_exactly_ours_is_refused(world: World, forgery: str) -> None:
+    claims = claims_of(world.access_token())
+    assert world.auth.client(signed(claims)).subject == "gw"
+
+    refused(lambda: world.auth.client(FORGED[forgery](claims)))
+
+
+def test_a_token_with_one_letter_changed_is_refused(world: World) -> None:
+    token = world.access_token()
+    world.auth.client(token)
+
+    for place in range(0, len(token), 7):
+        letter = "A" if token[place] != "A" else "B"
+        refused(
+            lambda place=place, letter=letter: world.auth.client(  # type: ignore[misc]
+                token[:place] + letter + token[place + 1 :]
+            )
+        )
+
+
+def test_user_tokens_have_the_claims_of_thingsboard(world: World) -> None:
+    token, refresh_token = world.auth.user_tokens("anna", PASSWORD, "acme")
+    claims = claims_of(token)
+
+    assert claims["sub"] == "anna"
+    assert (claims["userId"], claims["tenantId"]) == ("uuid of anna", "uuid of acme")
+    assert (claims["enabled"], claims["isPublic"]) == (True, False)
+    assert claims["scopes"] == ["TENANT_ADMIN"]
+    assert claims["exp"] - claims["iat"] == SETTINGS.user_token_seconds
+    assert claims_of(world.auth.user_tokens("anna", PASSWORD, "beta")[0])["scopes"] == [
+        "CUSTOMER_USER"
+    ]
+    ends = claims_of(refresh_token)
+    assert ends["exp"] - ends["iat"] == SETTINGS.user_refresh_seconds
+
+
+def test_a_token_says_nothing_of_the_secret_it_was_given_for(world: World) -> None:
+    token, refresh_token = world.auth.user_tokens("anna", PASSWORD, "acme")
+    kept = world.client_key.secrets[0][0]
+
+    for given in (world.access_token(), token, refresh_token):
+        text = json.dumps(claims_of(given))
+        assert kept[:8] not in text and world.anna.password not in text
+
+
+# -- log-in ----------------------------------------------------------------------------------------
+
+
+def test_log_in_gives_the_tenants_that_the_user_may_enter(world: World) -> None:
+    actions: Actions = world.auth
+
+    tenants = actions.memberships("anna", PASSWORD)
+
+    assert [tenant.id for tenant in tenants] == ["acme", "beta"]
+    assert actions.user("anna") == world.anna
+
+
+@pytest.mark.parametrize(
+    ("username", "password"),
+    [("anna", "wrong"), ("anna", ""), ("nobody", PASSWORD), ("", ""), ("anna", "x" * 5_000)],
+)
+def test_a_wrong_log_in_is_refused_alike(world: World, username: str, password: str) -> None:
+    said = refused(lambda: world.auth.device("never was"))
+
+    assert refused(lambda: world.auth.memberships(username, password)) == said
+    assert refused(lambda: world.auth.user_tokens(username, password, "acme")) == said
+
+
+def test_a_user_enters_no_tenant_but_the_own_ones(world: World) -> None:
+    world.put(Tenant("gamma"))
+
+    for tenant in ("gamma", "nowhere"):
+        refused(lambda tenant=tenant: world.auth.user_tokens("anna", PASSWORD, tenant))  # type: ignore[misc]
+
+
+def test_log_ins_at_the_same_time_take_turns(world: World) -> None:
+    start = threading.Barrier(6)
+
+    def log_in(number: int) -> int:
+        start.wait(10)
+        return len(world.auth.memberships("anna", PASSWORD))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(log_in, range(6))) == [2] * 6
+
+
+# -- the installation's secret ---------------------------------------------------------------------
+
+
+def test_the_secret_is_made_once_and_only_its_owner_may_read_it(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path / "new" / "folder"))
+
+    with ThreadPoolExecutor(8) as pool:
+        made = set(pool.map(lambda _: installation_secret(settings), range(8)))
+
+    path = Path(settings.data_dir) / SECRET_FILE
+    assert made == {installation_secret(settings)}
+    assert len(made.pop()) == 43
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_two_installations_have_two_secrets(tmp_path: Path) -> None:
+    one, other = (
+        installation_secret(Settings(data_dir=str(tmp_path / name))) for name in ("one", "other")
+    )
+
+    assert one != other
+
+
+def test_a_secret_that_is_set_is_used_and_no_file_is_made(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path), secret="s" * 32, log="kafka://localhost:9092")
+
+    assert installation_secret(settings) == b"s" * 32
+    assert not list(tmp_path.iterdir())
+
+
+def test_on_kafka_the_secret_has_to_be_set(tmp_path: Path) -> None:
+    settings = Settings(data_dir=str(tmp_path), log="kafka://localhost:9092")
+
+    with pytest.raises(BadSetting, match=r"^LINESHAFT_SECRET: has to be set"):
+        installation_secret(settings)
+
+
+@pytest.mark.parametrize("content", ["", "short\n"])
+def test_a_damaged_secret_stops_the_start(tmp_path: Path, content: str) -> None:
+    (tmp_path / SECRET_FILE).write_text(content)
+
+    with pytest.raises(BadSetting, match=r"^LINESHAFT_SECRET: .*holds no secret"):
+        installation_secret(Settings(data_dir=str(tmp_path)))

@@ -1,0 +1,153 @@
+"""How a process of services starts, ends in flow order, and ends when a part of it has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import APIRouter
+
+from services import ops
+from services.catalogue import View
+from services.errors import Broken, Unavailable
+from services.runtime import Mounted, _read_through, serve
+from services.settings import Settings
+
+
+class Judge:
+    """A service behind the doors: gives every question its answer until it is told to stop."""
+
+    name = "judge"
+
+    def __init__(self) -> None:
+        self.questions: asyncio.Queue[asyncio.Future[str]] = asyncio.Queue()
+        self.asked, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def mount(self, _: Any, group: asyncio.TaskGroup, stop: asyncio.Event) -> Mounted:
+        async def judge() -> None:
+            while True:
+                question = await self.questions.get()
+                self.asked.set()
+                await self.may_answer.wait()
+                question.set_result("judged")
+
+        async def body() -> None:
+            judging = asyncio.create_task(judge())
+            await stop.wait()
+            judging.cancel()
+
+        group.create_task(body())
+        return Mounted()
+
+
+class Door:
+    """A service whose one door answers with what the judge says."""
+
+    name = "door"
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+
+    async def mount(self, _: Any, group: asyncio.TaskGroup, stop: asyncio.Event) -> Mounted:
+        router = APIRouter()
+
+        async def ask() -> str:
+            question = asyncio.get_running_loop().create_future()
+            self._judge.questions.put_nowait(question)
+            return str(await question)
+
+        router.add_api_route("/ask", ask)
+        return Mounted(routers=[router])
+
+
+def a_runtime(following: asyncio.Task[None]) -> Any:
+    """As much of a runtime as serving needs."""
+    given = {"log": "kafka://nowhere", "http_port": 0, "ops_port": 0}
+    return SimpleNamespace(settings=Settings(**given), checks={}, following=following, tls=None)  # type: ignore[arg-type]
+
+
+async def for_ever() -> None:
+    """A task that does not end by itself."""
+    await asyncio.Event().wait()
+
+
+def test_what_was_asked_before_the_stop_is_still_judged() -> None:
+    async def body() -> None:
+        judge, stop = Judge(), asyncio.Event()
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def ready(_: Any, where: str) -> None:
+            address.set_result(where)
+
+        following = asyncio.create_task(for_ever())
+        serving = asyncio.create_task(
+            serve(
+                a_runtime(following),
+                [Door(judge), judge],
+                ops=ops.ops_routes,
+                ready=ready,
+                stop=stop,
+            )
+        )
+        url = f"{await address}/ask"
+        asked = asyncio.create_task(
+            asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())
+        )
+        await judge.asked.wait()
+        stop.set()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        judge.may_answer.set()
+        assert await asked == b'"judged"'
+        async with asyncio.timeout(10):
+            await serving
+        following.cancel()
+
+    asyncio.run(body())
+
+
+def test_a_process_whose_catalogue_is_not_followed_any_more_ends() -> None:
+    async def fails() -> None:
+        raise Broken("the log cannot be read")
+
+    async def ended(body: Coroutine[Any, Any, None]) -> None:
+        following = asyncio.create_task(body)
+        arguments: dict[str, Any] = {"ops": ops.ops_routes, "ready": lambda *_: asyncio.sleep(0)}
+        async with asyncio.timeout(10):
+            await serve(a_runtime(following), [], stop=asyncio.Event(), **arguments)
+
+    for body in (fails(), asyncio.sleep(0)):
+        with pytest.raises(ExceptionGroup) as raised:
+            asyncio.run(ended(body))
+        assert raised.group_contains(Broken)
+
+
+def test_a_catalogue_that_cannot_be_read_is_waited_for_until_the_stop() -> None:
+    async def body() -> None:
+        stop, following = asyncio.Event(), asyncio.create_task(for_ever())
+        waiting = asyncio.create_task(_read_through(View(), following, stop))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        stop.set()
+        async with asyncio.timeout(5):
+            with pytest.raises(Unavailable):
+                await waiting
+        following.cancel()
+
+    asyncio.run(body())
+
+
+def test_a_catalogue_whose_reading_has_failed_is_not_waited_for() -> None:
+    async def fails() -> None:
+        raise Broken("the log cannot be read")
+
+    async def body() -> None:
+        async with asyncio.timeout(5):
+            await _read_through(View(), asyncio.create_task(fails()), asyncio.Event())
+
+    with pytest.raises(Broken):
+        asyncio.run(body())
