@@ -51,7 +51,7 @@ def on_kafka(runner: str) -> None:
     """Apache Kafka, a process for each service, the store behind ClickHouse's HTTP interface."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        cluster(Path(folder), runner=runner, env=road.LIFTED) as made,
+        cluster(Path(folder), runner=runner, reads_apart=False, env=road.LIFTED) as made,
     ):
         sinks = made.address_of(SINKS)
         road.report(

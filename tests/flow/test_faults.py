@@ -12,7 +12,7 @@ from pathlib import Path
 from schemas.topics import SAMPLES_RECEIVED
 from tests.contract.eventlog._places import SqlitePlace
 from tests.support.front import Front
-from tests.support.load import Load, checked
+from tests.support.load import Load
 from tests.support.plant import Plant, moment, running
 from tests.support.processes import let_pass
 from tests.support.rounds import rounds, seed
@@ -39,7 +39,7 @@ def test_a_store_that_is_away_costs_nothing_but_time(tmp_path: Path) -> None:
             let_pass(away_seconds)
             front.start()
             let_pass(3)
-        findings = checked(plant, load.history)
+        findings = load.findings()
         told = [write.told for write in load.history.writes]
     print(f"away {away_seconds} s, {len(told)} writes, {told.count('kept')} kept: {findings}")
     assert told.count("kept") > 300

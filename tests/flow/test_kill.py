@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.support.load import Load, checked
+from tests.support.load import Load
 from tests.support.plant import running
 from tests.support.processes import let_pass
 from tests.support.rounds import rounds, seed
@@ -28,12 +28,9 @@ def test_kills_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None
                         let_pass(0.02)
                     plant.wait_ready()
             let_pass(1)
-        findings = checked(plant, load.history)
+        findings = load.findings()
         books = plant.books()
-        told = [write.told for write in load.history.writes]
-    print(
-        f"{len(told)} writes, {told.count('kept')} kept, {told.count('info')} unknown: {findings}"
-    )
-    assert told.count("kept") > 500
+    print(f"{load.history}: {findings}")
+    assert load.history.told("kept") > 500
     assert findings.clean, str(findings)
     assert books["received"] == sum(books.values()) - books["received"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from services import settings
 from services.settings import Settings
@@ -15,17 +16,23 @@ from tests.support.plant import Http, Plant
 from tests.support.processes import ROOT, Process, free_port, wait_for
 
 SECRET = "a-secret-of-the-tests-of-32-or-more-characters"
-EDGE, SINKS = "edge", "sinks"
+DOORS, READS, SINKS = "doors", "reads", "sinks"
 
 
 class Cluster(Plant):
-    """`edge` (doors in and out, demo plant), `agents-1` …, `sinks`: every one a process of its own.
-
-    Spoken to like a `Plant`. `broker` and `front` are processes too.
+    """`doors` (in, with the demo plant), `reads` (doors out), `agents-1` …, `sinks`: every one a
+    process of its own; where `reads_apart` is false, the doors serve the reads too, as the roles of
+    `lineshaft up` do. Spoken to like a `Plant`. `broker` and `front` are processes too.
     """
 
     def __init__(
-        self, folder: Path, *, runner: str, agents: int = 1, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        *,
+        runner: str,
+        agents: int = 1,
+        reads_apart: bool = True,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(folder, env)
         self.broker, self.front = Broker(folder / "kafka"), Front(folder)
@@ -36,7 +43,13 @@ class Cluster(Plant):
             "LINESHAFT_AGENTS_RUNNER": runner,
             "LINESHAFT_DATA_DIR": str(self.data_dir),
         }
-        self._services = {EDGE: ["ingress", "query", "demo", "--no-feed"], SINKS: ["sinks"]}
+        doors = ["ingress", "demo", "--no-feed"]
+        self._services = {DOORS: doors, SINKS: ["sinks"]}
+        if reads_apart:
+            self._services[READS] = ["query"]
+        else:
+            doors.insert(0, "query")
+        self._reads_port = free_port()
         self._services |= {f"agents-{number + 1}": ["agents"] for number in range(agents)}
         self._ops = {name: free_port() for name in self._services}
         self._running: dict[str, Process] = {}
@@ -44,6 +57,12 @@ class Cluster(Plant):
     def settings(self) -> Settings:
         """The settings of its processes, for control actions from here."""
         return settings.load({k: v for k, v in self._env.items() if k[:9] == "LINESHAFT"})
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `demo.json` says, and where values are read."""
+        apart = READS in self._services
+        return super().facts | ({"reads": f"http://127.0.0.1:{self._reads_port}"} if apart else {})
 
     @property
     def names(self) -> list[str]:
@@ -71,8 +90,10 @@ class Cluster(Plant):
         """Start a service's process."""
         argv = [sys.executable, "-m", "services", "run", *self._services[name]]
         argv += ["--ops-port", str(self._ops[name])]
-        if name == EDGE:
+        if name == DOORS:
             argv += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port)]
+        if name == READS:
+            argv += ["--http-port", str(self._reads_port)]
         output = self.folder / f"{name}.txt"
         self._running[name] = Process(argv, output=output, env=self._env, cwd=ROOT)
 
@@ -103,6 +124,10 @@ class Cluster(Plant):
         """kill -9."""
         self._running[name].kill()
 
+    def stop_one(self, name: str) -> None:
+        """An orderly stop."""
+        self._running[name].stop()
+
     def kill(self) -> None:
         """kill -9 to everything at once."""
         for process in self._running.values():
@@ -113,10 +138,15 @@ class Cluster(Plant):
 
 @contextmanager
 def cluster(
-    folder: Path, *, runner: str, agents: int = 1, env: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    runner: str,
+    agents: int = 1,
+    reads_apart: bool = True,
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster that is ready; gone when the block ends."""
-    made = Cluster(folder, runner=runner, agents=agents, env=env)
+    made = Cluster(folder, runner=runner, agents=agents, reads_apart=reads_apart, env=env)
     try:
         made.start_all()
         yield made

@@ -61,6 +61,13 @@ class History:
         with self._lock:
             self.writes.extend(writes)
 
+    def told(self, word: str) -> int:
+        """How many writes were told so."""
+        return sum(write.told == word for write in self.writes)
+
+    def __str__(self) -> str:
+        return f"{len(self.writes)} writes, {self.told('kept')} kept, {self.told('info')} unknown"
+
     def check(self, stored: Mapping[str, Iterable[tuple[int, str]]]) -> Findings:
         """Hold what is stored (series to (time, value) rows) against what was told."""
         findings = Findings()

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import paho.mqtt.client as paho
 
 from tests.support.history import Findings, History, Write
-from tests.support.plant import Client, Plant, moment
+from tests.support.plant import Client, moment
 from tests.support.processes import let_pass, wait_for
 
-BASE_MS = 1_600_000_000_000
 PUBLISHES_MAX = 65_000
+_SPAN_MS = 1_000_000
+_spans = itertools.count(1_600_000_000_000, _SPAN_MS)
+"""Every load writes into a span of its own, so that one does not find another's values."""
 HTTP_SERIES, MQTT_SERIES = "building_x", "opticloud"
 
 
+class Target(Protocol):
+    """What a load is put on: any running system with the demo plant's parts."""
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What `demo.json` says."""
+        ...
+
+    @property
+    def mqtt_port(self) -> int:
+        """Where 127.0.0.1 takes MQTT."""
+        ...
+
+
 class Load:
-    """`with Load(plant, seed=1) as load:` sends until the block ends; then its history is whole.
+    """`with Load(plant, seed=1) as load:` sends until the block ends; then its history is whole
+    and `findings` holds the stored values against it.
 
     Publishers rest `pause_seconds` between two publishes.
     """
 
     def __init__(
         self,
-        plant: Plant,
+        plant: Target,
         *,
         seed: int,
         posters: int = 3,
@@ -35,6 +54,7 @@ class Load:
         pause_seconds: float = 0,
     ) -> None:
         self.history = History()
+        self._start_ms = next(_spans)
         self._pause_seconds = pause_seconds
         self._plant, self._seed = plant, seed
         self._stop = threading.Event()
@@ -71,7 +91,9 @@ class Load:
         client, sequence = Client(self._plant.facts), 0
         while not self._stop.is_set():
             sequence += 1
-            times = [BASE_MS + chance.randrange(40_000) for _ in range(chance.randint(1, 20))]
+            times = [
+                self._start_ms + chance.randrange(40_000) for _ in range(chance.randint(1, 20))
+            ]
             values = [f"{number}{sequence:06d}.{index:02d}5" for index in range(len(times))]
             self._post_once(client, times, values)
 
@@ -125,7 +147,7 @@ class Load:
         # Behind this number packet ids begin again: enough for one run.
         while not self._stop.wait(self._pause_seconds) and sequence < PUBLISHES_MAX:
             sequence += 1
-            at, value = BASE_MS + sequence, f"{number}.{sequence:07d}5"
+            at, value = self._start_ms + sequence, f"{number}.{sequence:07d}5"
             payload = f'{{"ts": {at}, "values": {{{json.dumps(key)}: {value}}}}}'
             began = time.monotonic()
             mid = client.publish("v1/devices/me/telemetry", payload, qos=1).mid
@@ -141,35 +163,31 @@ class Load:
             told = "kept" if mid in acked else "info"
             self._note(key, [at], [value], [told], began, last_wins=True)
 
+    def findings(self) -> Findings:
+        """What the history says of the stored values, once all that was taken in is judged: an
+        acknowledgement at the log comes before the verdict, so a value may show a moment later.
+        """
 
-def stored(plant: Plant, history: History) -> dict[str, list[tuple[int, str]]]:
-    """What the plant's read API says of every series in the history, in the history's spelling."""
-    client = plant.client()
-    facts = plant.facts
-    sent = {(write.place, float(write.value)): write.value for write in history.writes}
-    found: dict[str, list[tuple[int, str]]] = {}
-    for series in {write.place[0] for write in history.writes}:
-        if series == HTTP_SERIES:
-            rows = client.range(BASE_MS, BASE_MS + 10**9)
-        else:
-            device = facts["opticloud"]["device_id"]
-            rows = client.range(BASE_MS, BASE_MS + 10**9, device=device, key=series)
-        found[series] = [(at, sent.get(((series, at), float(value)), value)) for at, value in rows]
-    return found
+        def rests() -> list[Findings]:
+            before = self._stored()
+            let_pass(0.5)
+            findings = self.history.check(before)
+            return [findings] if self._stored() == before and not findings.lost else []
 
+        try:
+            return wait_for(rests, seconds=30, what="the lanes at rest")[0]
+        except AssertionError:
+            return self.history.check(self._stored())
 
-def checked(plant: Plant, history: History) -> Findings:
-    """What the history says of the stored values, once all that was taken in is judged: an
-    acknowledgement at the log comes before the verdict, so a value may show a moment later.
-    """
-
-    def rests() -> Findings | None:
-        before = stored(plant, history)
-        let_pass(0.5)
-        findings = history.check(before)
-        return findings if stored(plant, history) == before and not findings.lost else None
-
-    try:
-        return wait_for(rests, seconds=30, what="the lanes at rest")  # type: ignore[return-value]
-    except AssertionError:
-        return history.check(stored(plant, history))
+    def _stored(self) -> dict[str, list[tuple[int, str]]]:
+        """What the read API says of every series in the history, in the history's spelling."""
+        client = Client(self._plant.facts)
+        device = self._plant.facts["opticloud"]["device_id"]
+        start, end = self._start_ms, self._start_ms + _SPAN_MS
+        sent = {(write.place, float(write.value)): write.value for write in self.history.writes}
+        found: dict[str, list[tuple[int, str]]] = {}
+        for series in {write.place[0] for write in self.history.writes}:
+            place = {} if series == HTTP_SERIES else {"device": device, "key": series}
+            rows = client.range(start, end, **place)
+            found[series] = [(at, sent.get(((series, at), float(text)), text)) for at, text in rows]
+        return found

@@ -4,22 +4,19 @@ through the whole road, then kill -9 of everything in turn and at once, under lo
 
 from __future__ import annotations
 
-import csv
 import random
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 
 from tests.support.cluster import Cluster, cluster
-from tests.support.load import Load, checked
-from tests.support.plant import Client, moment
-from tests.support.processes import ROOT, let_pass, wait_for
+from tests.support.load import Load
+from tests.support.machine_data import MachineData
+from tests.support.processes import let_pass
 from tests.support.rounds import rounds, seed
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_kafka]
 
-CSV = ROOT / "services" / "demo_data" / "machine_temperature.csv"
 BROKER, FRONT = "broker", "front"
 
 
@@ -34,41 +31,25 @@ def plant(
         yield made
 
 
-def test_machine_data_comes_back_equal_to_the_first_value_of_each_time(plant: Cluster) -> None:
-    with CSV.open() as file:
-        rows = [
-            (datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC), row["value"])
-            for row in csv.DictReader(file)
-        ]
-    values = [(int(at.timestamp() * 1000), value) for at, value in rows]
-    client = plant.client()
-    client.facts = plant.facts | {"building_x": plant.facts["feed_building_x"]}
-    first: dict[int, float] = {}
-    dropped, repeated = set(), set()
-    for index, (at, value) in enumerate(values):
-        if at in first:
-            repeated.add(index)
-        first.setdefault(at, float(value))
-    for start in range(0, len(values), 100):
-        batch = [(moment(at), value) for at, value in values[start : start + 100]]
-        indices = _posted(client, batch, key=f"batch {start}")
-        dropped |= {start + index for index in indices}
-    assert dropped == repeated
-    # The answer comes with the verdict; the view of another process follows a moment later.
-    wait_for(lambda: len(client.range(min(first), max(first) + 1)) == len(first), what="all values")
-    read = client.range(min(first), max(first) + 1)
-    assert [(at, float(value)) for at, value in read] == sorted(first.items())
+class TestKafka(MachineData):
+    """The tests of `MachineData` on Kafka and a server, every service in its own process."""
 
 
-def _posted(client: Client, batch: list[tuple[str, str]], *, key: str) -> list[int]:
-    """The dropped indices; a 503 is sent again under its key, as the contract tells clients to."""
-
-    def answered() -> list[list[int]]:
-        status, indices = client.post(batch, key=key)
-        assert status in (202, 204, 503)
-        return [] if status == 503 else [indices]
-
-    return wait_for(answered, seconds=30, what="an answer with the verdict")[0]
+def test_judges_that_come_and_go_lose_and_double_nothing(plant: Cluster) -> None:
+    """Half of them say goodbye, the others are killed; the lanes move to and fro all the time."""
+    chosen = seed()
+    chance = random.Random(chosen)
+    with Load(plant, seed=chosen, pause_seconds=0.003) as load:
+        for _ in range(rounds(3)):
+            judge = chance.choice([name for name in plant.names if name.startswith("agents")])
+            (plant.stop_one if chance.random() < 0.5 else plant.kill_one)(judge)
+            let_pass(chance.uniform(0, 2))
+            plant.start_one(judge)
+            let_pass(chance.uniform(0, 4))
+        for name in plant.names:
+            plant.wait_one(name)
+        let_pass(1)
+    _assert_clean(plant, load)
 
 
 def test_kills_in_turn_and_at_once_lose_and_double_nothing(plant: Cluster) -> None:
@@ -86,12 +67,13 @@ def test_kills_in_turn_and_at_once_lose_and_double_nothing(plant: Cluster) -> No
             plant.kill()
             plant.start_all()
         let_pass(1)
-    findings = checked(plant, load.history)
-    told = [write.told for write in load.history.writes]
-    print(
-        f"{len(told)} writes, {told.count('kept')} kept, {told.count('info')} unknown: {findings}"
-    )
-    assert told.count("kept") > 500
+    _assert_clean(plant, load)
+
+
+def _assert_clean(plant: Cluster, load: Load) -> None:
+    findings = load.findings()
+    print(f"{load.history}: {findings}")
+    assert load.history.told("kept") > 500
     assert findings.clean, str(findings)
 
 
