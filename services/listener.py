@@ -103,19 +103,26 @@ class Listener:
                 async with asyncio.timeout(10):
                     await self._serving
 
-    async def follow_certificate(self, stop: asyncio.Event) -> None:
-        """Take a changed certificate into use without a restart of the process."""
-        while self._tls and not stop.is_set():
-            await asyncio.sleep(1)
-            if not self._tls.changed():
-                continue
-            try:
-                self._tls.reload()
-            except Broken as error:
-                _logger.error("the new certificate cannot be used: %s", error)
-                continue
-            self._server.reload()
-            _logger.info("new certificate in use")
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Until `stop`: take a changed certificate into use without a restart of the process.
+        Raises Broken where the server has ended by itself: nobody would come in any more.
+        """
+        assert self._serving is not None
+        while not stop.is_set():
+            await asyncio.wait({self._serving}, timeout=1)
+            if self._serving.done() and not stop.is_set():
+                raise Broken(f"{self.address} is not served any more")
+            if self._tls and self._tls.changed():
+                self._take_certificate(self._tls)
+
+    def _take_certificate(self, tls: Tls) -> None:
+        try:
+            tls.reload()
+        except Broken as error:
+            _logger.error("the new certificate cannot be used: %s", error)
+            return
+        self._server.reload()
+        _logger.info("new certificate in use")
 
 
 def _free_port(host: str) -> int:

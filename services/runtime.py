@@ -211,7 +211,7 @@ async def serve(
             listeners.append(Listener(beside, settings.ops_host, port, None))
         for listener in listeners:
             await listener.start()
-            group.create_task(listener.follow_certificate(stop))
+            group.create_task(listener.watch(stop))
         if settings.log_embedded:
             group.create_task(_trim(runtime, stop))
         while any(check() for check in runtime.checks.values()) and not stop.is_set():

@@ -1,0 +1,39 @@
+"""A process whose listener has ended is of no use: it says so, so that it is started anew."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.errors import Broken
+from services.listener import Listener
+
+
+async def _app(scope: Any, receive: Any, send: Any) -> None:
+    raise NotImplementedError
+
+
+def test_a_server_that_ends_by_itself_is_noticed() -> None:
+    async def body() -> None:
+        listener, stop = Listener(_app, "127.0.0.1", 0, None), asyncio.Event()
+        await listener.start()
+        watching = asyncio.create_task(listener.watch(stop))
+        await listener.stop()
+        with pytest.raises(Broken, match="not served any more"):
+            await watching
+
+    asyncio.run(body())
+
+
+def test_a_server_that_was_told_to_stop_is_let_go() -> None:
+    async def body() -> None:
+        listener, stop = Listener(_app, "127.0.0.1", 0, None), asyncio.Event()
+        await listener.start()
+        watching = asyncio.create_task(listener.watch(stop))
+        stop.set()
+        await listener.stop()
+        await watching
+
+    asyncio.run(body())
