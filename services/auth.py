@@ -63,6 +63,9 @@ _CLIENT = _Purpose("client", "at+jwt")
 _USER = _Purpose("user", "at+jwt")
 _REFRESH = _Purpose("refresh", "rt+jwt")
 
+for _way in set(Way) - {Way.NONE}:
+    metrics.AUTH_FAILURES.labels(_way.value)
+
 
 @dataclass(frozen=True, slots=True)
 class _Verified:

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
+from schemas.samples import Verdict
+
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 # -- doors
@@ -90,6 +92,12 @@ DEAD_LETTERS = Counter(
     "lineshaft_dead_letters_total", "Rows or records set aside", ["source", "reason"]
 )
 
+# A line that was never counted would not be there at all, and "no data" looks like "all is well".
+for _verdict in Verdict:
+    SAMPLES_JUDGED.labels(_verdict.name.lower())
+for _reason in ("undecodable", "type"):
+    DEAD_LETTERS.labels("agents", _reason)
+
 # -- query
 READS = Counter("lineshaft_reads_total", "Reads answered", ["kind"])
 READ_SECONDS = Histogram(
@@ -120,6 +128,8 @@ def count(tally: Mapping[str, int]) -> None:
             DEAD_LETTERS.labels("agents", name).inc(rows)
         else:
             SAMPLES_JUDGED.labels(name).inc(rows)
+            if name == "refused":
+                DEAD_LETTERS.labels("agents", "type").inc(rows)
 
 
 def exposition() -> bytes:
