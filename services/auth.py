@@ -17,6 +17,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
@@ -127,10 +128,10 @@ class Auth:
 
     def device(self, token: str) -> Principal:
         """The device with this token. Raises Unauthorized."""
-        key = self._key_of(token, "device")
-        if self._view.device(key.tenant, key.device) is None:
+        principal = self._holder(token, "device")
+        if self._view.device(principal.tenant, principal.device) is None:
             raise Unauthorized(_REFUSED)
-        return _machine(key)
+        return principal
 
     def machine(self, credential: str) -> Principal:
         """The machine client with this access token or API key. Raises Unauthorized."""
@@ -138,15 +139,15 @@ class Auth:
 
     def api(self, secret: str) -> Principal:
         """Who has this API key. Raises Unauthorized."""
-        return _machine(self._key_of(secret, "api"))
+        return self._holder(secret, "api")
 
     def client(self, access_token: str) -> Principal:
         """The machine client that was given this access token. Raises Unauthorized."""
         token = self._verify(_CLIENT, access_token)
         key = self._valid(self._view.key(token.subject), "client")
-        for hashed, _ in self._good_secrets(key):
+        for hashed, until_ms in self._good_secrets(key):
             if hmac.compare_digest(self._mark_of(hashed), token.secret):
-                return _machine(key)
+                return _machine(key, until_ms)
         raise Unauthorized(_REFUSED)
 
     def user_principal(self, token: str) -> Principal:
@@ -194,13 +195,13 @@ class Auth:
 
     # -- credentials -------------------------------------------------------------------------------
 
-    def _key_of(self, secret: str, use: str) -> Key:
-        """The valid key of this use that has the secret."""
+    def _holder(self, secret: str, use: str) -> Principal:
+        """Who holds the valid key of this use that has the secret."""
         hashed = self._digest(secret)
         key = self._valid(self._view.key_of_secret(hashed), use)
-        for known, _ in self._good_secrets(key):
+        for known, until_ms in self._good_secrets(key):
             if hmac.compare_digest(known, hashed):
-                return key
+                return _machine(key, until_ms)
         raise Unauthorized(_REFUSED)
 
     def _valid(self, key: Key | None, use: str) -> Key:
@@ -338,8 +339,10 @@ class Auth:
         return user, tenant
 
 
-def _machine(key: Key) -> Principal:
-    return Principal(key.tenant, key.id, frozenset(key.scopes), key.device)
+def _machine(key: Key, until_ms: int) -> Principal:
+    """The holder of a key by a secret that is good until then (0: no end)."""
+    expires_ms = min(key.expires_ms or inf, until_ms or inf)
+    return Principal(key.tenant, key.id, frozenset(key.scopes), key.device, expires_ms)
 
 
 def _bearer(header: str) -> str:

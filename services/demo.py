@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
@@ -29,6 +30,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from schemas.catalogue import ADMIN, INGEST, READ
 from schemas.samples import Kind
 from services.clock import Clock
+from services.listener import netloc
 from services.runtime import Mounted, Runtime
 
 FILE = "demo.json"
@@ -36,6 +38,9 @@ TENANT, TENANT_NAME = "demo", "Demo plant"
 AUDIENCE = "https://horizon.siemens.com"
 USER = "demo@example.com"
 FEED_SECONDS = 1.0
+
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What a listener on all addresses is bound to, and where clients of this machine reach it."""
 
 _logger = logging.getLogger(__name__)
 
@@ -60,10 +65,10 @@ class DemoService:
 
     async def announce(self, runtime: Runtime, address: str) -> dict[str, Any]:
         """Write `demo.json` with the addresses and start the feed; returns what was written."""
-        mqtt_host = runtime.settings.mqtt_host
+        http = urlsplit(address)
         plant: dict[str, Any] = {
-            "http": address,
-            "mqtt": f"{mqtt_host}:{runtime.mqtt_port}",
+            "http": f"{http.scheme}://{_reached(http.hostname or '', http.port or 0)}",
+            "mqtt": _reached(runtime.settings.mqtt_host, runtime.mqtt_port),
         } | self._plant
         write_private(Path(runtime.settings.data_dir) / FILE, json.dumps(plant, indent=2) + "\n")
         if self._feed:
@@ -73,6 +78,10 @@ class DemoService:
             )
             self._group.create_task(_feed_mqtt(plant, self._stop), name="demo feed, MQTT")
         return plant
+
+
+def _reached(host: str, port: int) -> str:
+    return netloc(_EVERYWHERE.get(host, host), port)
 
 
 async def make_plant(runtime: Runtime) -> dict[str, Any]:
@@ -129,7 +138,7 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
 def hints(plant: dict[str, Any]) -> str:
     """What to try next, ready to be pasted."""
     http, bx, oc = plant["http"], plant["building_x"], plant["opticloud"]
-    host, _, port = plant["mqtt"].rpartition(":")
+    mqtt = urlsplit(f"//{plant['mqtt']}")
     login = json.dumps({"username": oc["username"], "password": oc["password"]})
     grant = json.dumps(
         {
@@ -167,7 +176,7 @@ def hints(plant: dict[str, Any]) -> str:
     )
     header = '-H "X-Authorization: Bearer $USER_TOKEN"'
     publish = (
-        f"mosquitto_pub -d -q 1 -h {host} -p {port} -t v1/devices/me/telemetry "
+        f"mosquitto_pub -d -q 1 -h {mqtt.hostname} -p {mqtt.port} -t v1/devices/me/telemetry "
         f"-u {oc['device_token']} -m '{{\"temperature\":42}}'"
     )
     return f"""
@@ -246,11 +255,11 @@ def _post(url: str, body: Any, trust: str | None, token: str) -> bytes:
 
 
 async def _feed_mqtt(plant: dict[str, Any], stop: asyncio.Event) -> None:
-    host, _, port = plant["mqtt"].rpartition(":")
+    mqtt = urlsplit(f"//{plant['mqtt']}")
     client = paho.Client(CallbackAPIVersion.VERSION2, "lineshaft-demo")
     client.username_pw_set(plant["feed_opticloud"]["device_token"])
     client.max_queued_messages_set(1_000)
-    client.connect_async(host, int(port))
+    client.connect_async(mqtt.hostname or "", mqtt.port or 0)
     client.loop_start()
     try:
         for value in _values("ambient_temperature.csv"):

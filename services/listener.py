@@ -67,7 +67,7 @@ class Listener:
     def address(self) -> str:
         """Where it listens."""
         scheme = "https" if self._tls else "http"
-        return f"{scheme}://{self._host}:{self.port}"
+        return f"{scheme}://{netloc(self._host, self.port)}"
 
     async def start(self) -> None:
         """Listen; returns when connections are taken. Raises Broken where the port is not to be
@@ -125,14 +125,23 @@ class Listener:
         _logger.info("new certificate in use")
 
 
+def netloc(host: str, port: int) -> str:
+    """Host and port as they stand in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _probe(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+
+
 def _free_port(host: str) -> int:
-    with socket.socket() as probe:
+    with _probe(host) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def _check_free(host: str, port: int) -> None:
-    with socket.socket() as probe:
+    with _probe(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

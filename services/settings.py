@@ -171,6 +171,18 @@ class Settings:
     mqtt_messages_burst: int = _setting(
         1_000, "Publishes that a device may send at once beyond its rate.", low=1, high=10_000_000
     )
+    mqtt_bytes_per_second: int = _setting(
+        1 << 20,
+        "Bytes of MQTT packets per second of one device; 0 lifts the limit.",
+        low=0,
+        high=8 << 30,
+    )
+    mqtt_bytes_burst: int = _setting(
+        10 << 20,
+        "Bytes that a device may send at once beyond its rate.",
+        low=1,
+        high=8 << 30,
+    )
     mqtt_auth_failures_per_minute: int = _setting(
         10,
         "Refused CONNECTs per minute and address before the answer is held back.",

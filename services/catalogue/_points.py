@@ -19,7 +19,9 @@ from services.errors import Malformed, Unavailable
 
 _log = logging.getLogger(__name__)
 PENDING_MS = 5_000
-"""A creation that has not shown up in the view by then is taken to have failed."""
+"""A creation of which nothing was heard by then, neither in the view nor of a failure, is taken to
+have failed.
+"""
 _PENDING_MAX = 65_536
 _NONE: Mapping[str, Point] = MappingProxyType({})
 _Shape = tuple[str, Kind | None, float, float, int]

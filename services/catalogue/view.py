@@ -339,6 +339,13 @@ class View:
             )
         )
 
+    def creation_failed(self, change: Change) -> None:
+        """The log may not have a change that `creation` gave: the next use of the key asks again at
+        once. Of two that got there after all the first counts.
+        """
+        if change.body is not None:
+            self._creations.end(*(change.body[name] for name in ("tenant", "device", "key")))
+
     # -- for auth and control ----------------------------------------------------------------------
 
     def key(self, key: str) -> Key | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf
 from typing import Any, Protocol
 
 from schemas.blocks import Block
@@ -26,12 +27,16 @@ from services.errors import PipelineError, Unavailable
 class Principal:
     """Who speaks, as `services.auth` found out from the credential. `device` is set where the
     credential is a device's.
+
+    From `expires_ms` (UTC) on, the key behind the credential is not good any more: a door that asks
+    once for a whole connection ends it then.
     """
 
     tenant: str
     subject: str
     scopes: frozenset[str]
     device: str = ""
+    expires_ms: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,12 @@ class Lookup(Protocol):
         That is so where the point is known, and where this process asked for it a moment ago: a
         burst of messages with a new key makes one claim. Raises Malformed ("too_many_keys") above
         the device's limit, Unavailable where too many keys are being made at once.
+        """
+        ...
+
+    def creation_failed(self, change: Change) -> None:
+        """A change that `creation` gave does not go to the log, or perhaps did not get there: the
+        next use of its key makes another.
         """
         ...
 

@@ -175,13 +175,19 @@ class Gather:
         return record
 
     def change(
-        self, changes: Iterable[Change], session: Answering, waiting: Waiting | None
+        self,
+        changes: Iterable[Change],
+        session: Answering,
+        waiting: Waiting | None,
+        failed: Callable[[Change], None],
     ) -> None:
-        """Append what the catalogue must hold for a message."""
+        """Append what the catalogue must hold for a message; `failed` hears of each change that the
+        log does not have.
+        """
         for change in changes:
             record = _Record()
             record.wait(session, waiting)
-            done = partial(self._settled, record)
+            done = partial(self._changed, record, change, failed)
             self._put(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key), done)
 
     def letter(
@@ -249,7 +255,16 @@ class Gather:
         self._settle(record, error)
         self._moved()
 
-    def _settled(self, record: _Record, error: Exception | None, _: int) -> None:
+    def _changed(
+        self,
+        record: _Record,
+        change: Change,
+        failed: Callable[[Change], None],
+        error: Exception | None,
+        _: int,
+    ) -> None:
+        if error is not None:
+            failed(change)
         self._settle(record, error)
         self._moved()
 

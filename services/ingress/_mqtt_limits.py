@@ -1,10 +1,10 @@
-"""Who may speak how often at the MQTT door: the devices with their sessions and rates, and the
-addresses with their failed logins. State in bounded memory, no I/O; time is handed in.
+"""Who may speak how often and how much at the MQTT door: the devices with their sessions and rates,
+and the addresses with their failed logins. State in bounded memory, no I/O; time is handed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 _WINDOW_MS = 60_000
@@ -44,42 +44,60 @@ class Bucket:
         self._at_ms = now_ms
 
 
+class Rate:
+    """What a device may send: messages and bytes, each from a bucket of its own."""
+
+    __slots__ = ("_messages", "_volume")
+
+    def __init__(self, messages: Bucket, volume: Bucket) -> None:
+        self._messages, self._volume = messages, volume
+
+    def charge(self, messages: int, size: int, now_ms: float) -> float:
+        """Take from both; how many ms to wait before more may be read (0: none)."""
+        return max(self._messages.charge(messages, now_ms), self._volume.charge(size, now_ms))
+
+    def full(self, now_ms: float) -> bool:
+        """Whether nothing would be forgotten by forgetting the rate."""
+        return self._messages.full(now_ms) and self._volume.full(now_ms)
+
+
 class Member(Generic[SessionT]):
     """A device (or another credential) that has or had sessions: client id to session, oldest
     first, and the rate they share.
     """
 
-    __slots__ = ("bucket", "sessions")
+    __slots__ = ("rate", "sessions")
 
-    def __init__(self, bucket: Bucket) -> None:
-        self.bucket = bucket
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
         self.sessions: dict[str, SessionT] = {}
 
 
 class Members(Generic[SessionT]):
-    """All devices that have sessions, and those that had some until their rate has recovered."""
+    """All devices that have sessions, and those that had some until their rate has recovered;
+    `fresh` makes the rate of a new one at a moment (ms).
+    """
 
-    def __init__(self, per_second: int, burst: int) -> None:
-        self._per_second, self._burst = per_second, burst
+    def __init__(self, fresh: Callable[[float], Rate]) -> None:
+        self._fresh = fresh
         self._members: dict[tuple[str, str], Member[SessionT]] = {}
 
     def member(self, device: tuple[str, str], now_ms: float) -> Member[SessionT]:
         """The device by tenant and id."""
         member = self._members.get(device)
         if member is None:
-            member = Member[SessionT](Bucket(self._per_second, self._burst, now_ms))
-            self._members[device] = member
+            member = self._members[device] = Member[SessionT](self._fresh(now_ms))
         return member
 
     def __iter__(self) -> Iterator[Member[SessionT]]:
         return iter(self._members.values())
 
     def forget_idle(self, now_ms: float) -> None:
-        """Drop the devices without a session whose bucket is full again."""
+        """Drop the devices without a session whose rate has recovered."""
         idle = [
             device
             for device, member in self._members.items()
-            if not member.sessions and member.bucket.full(now_ms)
+            if not member.sessions and member.rate.full(now_ms)
         ]
         for device in idle:
             del self._members[device]

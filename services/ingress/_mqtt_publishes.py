@@ -56,6 +56,10 @@ class Connection(Protocol):
 
     def end(self, reason: Reason | None = None) -> None: ...
 
+    def expired(self) -> bool:
+        """Whether the credential is not good any more; the connection ends with it."""
+        ...
+
     def answered(self) -> None:
         """The line has become shorter."""
         ...
@@ -178,7 +182,7 @@ class Publishes:
         if waiting is None:
             self._silent += 1
         if intake.changes:
-            self._gather.change(intake.changes, self, waiting)
+            self._gather.change(intake.changes, self, waiting, self._lookup.creation_failed)
         self._gather.add(intake.block, dialect, self, waiting)
 
     def _set_aside(
@@ -259,7 +263,7 @@ class Publishes:
         line, answers = self._line, []
         while line and not line[0].outstanding:
             answers.append(line.popleft().answer)
-        if not answers:
+        if not answers or self._connection.expired():
             return 0
         self._connection.write(b"".join(answers))
         if self._last is not None and not line:

@@ -20,7 +20,7 @@ a breach of the rules is answered with:
     keepalive over                              close               DISCONNECT 0x8D
     same device and client id again             close               DISCONNECT 0x8E
     too many sessions of the device             close               DISCONNECT 0x97
-    credential revoked                          close               DISCONNECT 0x87
+    credential revoked or expired               close               DISCONNECT 0x87
     server stops                                close               DISCONNECT 0x8B
 
 There are no sessions beyond the connection, no retained messages and no routing between clients.
@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import inf
 from typing import Protocol
 from uuid import uuid4
 
@@ -38,7 +39,7 @@ from services.dialects import Lookup, Principal, Publish
 from services.errors import Refused, Unauthorized, Unavailable
 from services.ingress import _mqtt_wire as wire
 from services.ingress._mqtt_gather import Gather
-from services.ingress._mqtt_limits import Bucket
+from services.ingress._mqtt_limits import Rate
 from services.ingress._mqtt_publishes import Publishes
 from services.ingress._mqtt_wire import V5, V311, BadPacket, Reason
 from services.settings import Settings
@@ -94,7 +95,7 @@ class Host(Protocol):
     gather: Gather
     publishes: Mapping[bytes, tuple[str, Publish]]
 
-    def enter(self, session: Session, username: str, client_id: str) -> tuple[Principal, Bucket]:
+    def enter(self, session: Session, username: str, client_id: str) -> tuple[Principal, Rate]:
         """The principal behind the token, and the rate of its device; takes over older sessions.
         Raises Unauthorized, Forbidden, Unavailable.
         """
@@ -136,7 +137,8 @@ class Session:
         self.client_bytes_max = 0
         """The largest packet that the client takes; 0: any."""
         self._principal: Principal | None = None
-        self._bucket: Bucket | None = None
+        self._expires_ms = inf
+        self._rate: Rate | None = None
         self._publishes = Publishes(
             self,
             gather=host.gather,
@@ -199,8 +201,8 @@ class Session:
             return
         if at < len(data):
             self._tail += memoryview(data)[at:]
-        if charged and self._bucket is not None:
-            self._after_packets(charged, self._bucket)
+        if at and self._rate is not None:
+            self._after_packets(charged, at, self._rate)
 
     def _packets(self, data: bytes) -> tuple[int, int]:
         """Handle the complete packets; where the incomplete one begins, and how many the device is
@@ -211,6 +213,8 @@ class Session:
         at, total, charged = 0, len(data), 0
         self._tail_needs = 0
         take, received_ms = self._publishes.take, self._clock.now_ms()
+        if received_ms >= self._expires_ms and self.expired():
+            return 0, 0
         while total - at >= 2:
             first, length, body = data[at], data[at + 1], at + 2
             if length > 127:
@@ -249,7 +253,7 @@ class Session:
                 return total, charged
         return at, charged
 
-    def _after_packets(self, count: int, bucket: Bucket) -> None:
+    def _after_packets(self, count: int, size: int, rate: Rate) -> None:
         """Once a chunk: answer what waits for nothing, charge the device, look at the bounds."""
         bound = self._settings.mqtt_unacked_max
         if len(self._publishes) > bound and self.version == V5:
@@ -261,7 +265,7 @@ class Session:
             return
         if len(self._publishes) > bound:
             self.pause(UNACKED)
-        wait_ms = bucket.charge(count, self._heard_ms)
+        wait_ms = rate.charge(count, size, self._heard_ms)
         if wait_ms and not self._paused & RATE:
             self.pause(RATE)
             self._host.later(wait_ms, partial(self.resume, RATE))
@@ -345,7 +349,8 @@ class Session:
             else:
                 self._refuse(reason)
         else:
-            self._principal, self._bucket = entered
+            self._principal, self._rate = entered
+            self._expires_ms = self._principal.expires_ms
             self._welcome(connect)
 
     def _refuse(self, reason: Reason) -> None:
@@ -407,10 +412,14 @@ class Session:
             (self._transport.resume_reading if on else self._transport.pause_reading)()
 
     def sweep(self, now_ms: float) -> None:
-        """Once a second (monotonic ms): end what has been silent, or stuck, for too long."""
+        """Once a second (monotonic ms): end what has been silent, or stuck, for too long, and whose
+        credential has expired.
+        """
         if self.ended:
             if now_ms - self._ended_ms > CLOSING_MS_MAX:
                 self._transport.abort()
+        elif self.expired():
+            return
         elif self._paused:
             if self._paused & WRITING and now_ms - self._unread_ms > WRITING_MS_MAX:
                 self.abort()
@@ -421,6 +430,15 @@ class Session:
             self.end(Reason.KEEP_ALIVE_TIMEOUT)
 
     # -- the end -----------------------------------------------------------------------------------
+
+    def expired(self) -> bool:
+        """Whether the credential is not good any more by the wall clock; the session ends with
+        it.
+        """
+        if self._expires_ms == inf or self._clock.now_ms() < self._expires_ms:
+            return False
+        self.end(Reason.NOT_AUTHORIZED)
+        return True
 
     def _bad(self, error: BadPacket) -> None:
         if not self.ended:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 from schemas.blocks import Block
-from schemas.envelope import ID_BYTES, Entry, Envelope, Receipt
+from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Receipt
 from schemas.points import lane_of
 from schemas.samples import Verdict
 from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED, Topic
@@ -93,18 +93,25 @@ class Intaker:
                 )
             out.append((SAMPLES_RECEIVED, part.lane, Envelope(part.block, entries)))
         try:
-            await self._append(out)
+            await self._append(out, intake.changes)
             receipts = await self._verdicts(waits) if waits else []
         finally:
             if waits:
                 self._desk.forget(request_id, waits)
         return _in_order(parts, receipts) if receipts else ()
 
-    async def _append(self, out: list[tuple[Topic, int, Envelope]]) -> None:
+    async def _append(
+        self, out: list[tuple[Topic, int, Envelope]], changes: Sequence[Change]
+    ) -> None:
+        """Append; the catalogue hears of changes that may not be on the log."""
         try:
             async with asyncio.timeout(self._settings.append_wait_ms / 1000):
                 await self._log.append(out)
-        except TimeoutError:
+        except (TimeoutError, PipelineError) as error:
+            for change in changes:
+                self._lookup.creation_failed(change)
+            if isinstance(error, PipelineError):
+                raise
             message = "the event log did not answer in time; the outcome is unknown"
             raise Unavailable(message) from None
 

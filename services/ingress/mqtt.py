@@ -22,7 +22,7 @@ from services.clock import Clock
 from services.dialects import Lookup, Principal, Publish
 from services.eventlog import EventLog
 from services.ingress._mqtt_gather import Gather
-from services.ingress._mqtt_limits import Bucket, Failures, Members
+from services.ingress._mqtt_limits import Bucket, Failures, Members, Rate
 from services.ingress._mqtt_session import BUDGET, WRITING, Session, Transport
 from services.ingress._mqtt_wire import Reason
 from services.settings import Settings
@@ -60,9 +60,7 @@ class MqttListener:
         self.gather = Gather(log, schedule=self._schedule_flush, moved=self._moved)
         self._connections: set[Session] = set()
         self._addresses: Counter[str] = Counter()
-        self._members = Members[Session](
-            settings.mqtt_messages_per_second, settings.mqtt_messages_burst
-        )
+        self._members = Members[Session](self._fresh_rate)
         self._failures = Failures(settings.mqtt_auth_failures_per_minute)
         self._behind: dict[Session, float] = {}
         self._full = False
@@ -164,7 +162,7 @@ class MqttListener:
 
     # -- what sessions ask (`Host`) ----------------------------------------------------------------
 
-    def enter(self, session: Session, username: str, client_id: str) -> tuple[Principal, Bucket]:
+    def enter(self, session: Session, username: str, client_id: str) -> tuple[Principal, Rate]:
         """See `Host`. A client id belongs to its device: nobody can take over another's session."""
         principal = self._authenticate(username)
         device = principal.tenant, principal.device or principal.subject
@@ -175,7 +173,7 @@ class MqttListener:
         while len(member.sessions) >= self.settings.mqtt_sessions_per_device_max:
             next(iter(member.sessions.values())).end(Reason.QUOTA_EXCEEDED)
         member.sessions[client_id] = session
-        return principal, member.bucket
+        return principal, member.rate
 
     def refused(self, session: Session) -> float:
         """See `Host`."""
@@ -207,6 +205,13 @@ class MqttListener:
         over = self.gather.held or self._queued_bytes >= self._log.queued_bytes_max
         if over and not self._full:
             self._stop_reading()
+
+    def _fresh_rate(self, now_ms: float) -> Rate:
+        limits = self.settings
+        return Rate(
+            Bucket(limits.mqtt_messages_per_second, limits.mqtt_messages_burst, now_ms),
+            Bucket(limits.mqtt_bytes_per_second, limits.mqtt_bytes_burst, now_ms),
+        )
 
     # -- the budget --------------------------------------------------------------------------------
 

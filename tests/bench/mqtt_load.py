@@ -6,7 +6,7 @@ their acknowledgement took.
 FILE has one device token a line; connections take them in turn. Each connection keeps `window`
 QoS 1 publishes unacknowledged, sends as many as were acknowledged in one write, and checks that
 PUBACKs come in order. Every message has its own millisecond. The server must be told to allow it:
-LINESHAFT_MQTT_MESSAGES_PER_SECOND=0.
+LINESHAFT_MQTT_MESSAGES_PER_SECOND=0 and LINESHAFT_MQTT_BYTES_PER_SECOND=0.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ Act = Callable[[str, dict[str, Any]], Any]
 
 LIFTED = {
     "LINESHAFT_MQTT_MESSAGES_PER_SECOND": "0",
+    "LINESHAFT_MQTT_BYTES_PER_SECOND": "0",
     "LINESHAFT_MQTT_SESSIONS_PER_DEVICE_MAX": "10000",
 }
 """Limits that the benchmarks change."""

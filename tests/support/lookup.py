@@ -137,6 +137,11 @@ class ListedLookup:
         self.creations.append(change)
         return change
 
+    def creation_failed(self, change: Change) -> None:
+        """As if it had not been asked for."""
+        if change in self.creations:
+            self.creations.remove(change)
+
 
 class ListedActions:
     """`Actions` that know the client "client" and the user "anna", both with the word "secret".

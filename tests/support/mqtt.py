@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from schemas.blocks import Block
@@ -191,10 +192,12 @@ class Desk:
     ) -> None:
         self.log = log or HandLog()
         self.clock = clock or ManualClock()
-        settings.setdefault("mqtt_messages_per_second", 0)
+        settings = {"mqtt_messages_per_second": 0, "mqtt_bytes_per_second": 0} | settings
+        self.expires_ms = inf
+        """When the credentials of sessions that are opened from now on expire."""
         self.listener = MqttListener(
             log=self.log,  # type: ignore[arg-type]
-            authenticate=authenticate,
+            authenticate=lambda token: replace(authenticate(token), expires_ms=self.expires_ms),
             lookup=ListedLookup([Device("d1", tenant=TENANT)]),
             publishes={TOPIC.encode(): ("lines", Publish(TOPIC, decode_lines))},
             clock=self.clock,

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,20 @@ def test_each_credential_gives_its_principal(world: World) -> None:
         "acme", "gw", frozenset({"ingest", "read"})
     )
     assert auth.user_principal(user_token) == Principal("beta", "anna", frozenset({"read"}))
+
+
+def test_a_principal_lasts_as_long_as_its_key_and_its_secret(world: World) -> None:
+    hashed, key = world.token_key.secrets[0][0], world.token_key
+    now_ms = world.clock.now_ms()
+    for expires_ms, until_ms, ends_ms in [
+        (0, 0, inf),
+        (now_ms + 5, 0, now_ms + 5),
+        (0, now_ms + 3, now_ms + 3),
+        (now_ms + 5, now_ms + 3, now_ms + 3),
+        (now_ms + 3, now_ms + 5, now_ms + 3),
+    ]:
+        world.put(replace(key, expires_ms=expires_ms, secrets=((hashed, until_ms),)))
+        assert world.auth.device(TOKEN).expires_ms == ends_ms
 
 
 def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> None:

@@ -28,7 +28,7 @@ from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind
 from services.dialects import _json
 from services.dialects._contract import Inbound, Intake, Lookup, Publish
 from services.dialects.opticloud.numbers import LONG_MAX, LONG_MIN, of_literal, of_text
-from services.errors import Forbidden, Malformed
+from services.errors import Forbidden, Malformed, PipelineError
 
 KEY_CHARACTERS_MAX = 255
 
@@ -185,8 +185,17 @@ def _creations(inbound: Inbound, lookup: Lookup, keys: Iterable[str]) -> list[Ch
     for key in keys:
         if not key or len(key) > KEY_CHARACTERS_MAX or "\0" in key:
             raise Malformed(f"a key has 1 to {KEY_CHARACTERS_MAX} characters, none of them NUL")
-    asked = [lookup.creation(tenant, device, key, received_ms) for key in keys]
-    return [change for change in asked if change is not None]
+    changes: list[Change] = []
+    for key in keys:
+        try:
+            change = lookup.creation(tenant, device, key, received_ms)
+        except PipelineError:
+            for asked in changes:
+                lookup.creation_failed(asked)
+            raise
+        if change is not None:
+            changes.append(change)
+    return changes
 
 
 def _row_of(policies: list[PointPolicy], policy: PointPolicy) -> int:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,7 +55,11 @@ class Server:
 
     def __init__(self, folder: Path, loop: asyncio.AbstractEventLoop, **settings: Any) -> None:
         self._loop, self._folder = loop, folder
-        self._settings = replace(Settings(), **({"mqtt_messages_per_second": 0} | settings))
+        lifted = {"mqtt_messages_per_second": 0, "mqtt_bytes_per_second": 0}
+        self._settings = replace(Settings(), **(lifted | settings))
+        self.clock = SystemClock()
+        self.expires_ms = inf
+        """When the credentials of sessions that are opened from now on expire."""
         self.lookup = ListedLookup([Device(device, tenant=TENANT) for device in DEVICES])
         self.port = self.tls_port = 0
 
@@ -69,10 +74,10 @@ class Server:
         await self._log.create(TOPICS)
         self.listener = MqttListener(
             log=self._log,
-            authenticate=authenticate,
+            authenticate=lambda token: replace(authenticate(token), expires_ms=self.expires_ms),
             lookup=self.lookup,
             publishes={TELEMETRY.topic.encode(): ("opticloud", TELEMETRY)},
-            clock=SystemClock(),
+            clock=self.clock,
             settings=self._settings,
         )
         self.port = await self.listener.start("127.0.0.1", 0)

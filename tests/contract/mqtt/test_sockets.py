@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from services.ingress._mqtt_wire import V5
 from tests.contract.mqtt._server import DEVICES, LOOPS, TOKEN, Server, serving
 from tests.support.mqtt import connect, puback, publish
 
@@ -72,6 +73,15 @@ def test_who_says_nothing_is_cut_off(tls_server: Server) -> None:
     sock = socket.create_connection(("127.0.0.1", tls_server.port), timeout=20)
     with sock, contextlib.suppress(ConnectionResetError):
         assert sock.recv(1) == b""
+
+
+def test_who_says_nothing_more_is_told_that_its_credential_expired(server: Server) -> None:
+    server.expires_ms = server.clock.now_ms() + 1_000
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
+        sock.sendall(connect(V5, token=TOKEN) + publish(b'{"a":1}', 1, version=V5))
+        told = receive(sock, 1_000)
+    assert told.endswith(puback(1) + b"\xe0\x02\x87\x00")
+    assert 0 <= server.clock.now_ms() - server.expires_ms < 5_000
 
 
 def test_a_client_that_vanishes_harms_nobody(server: Server) -> None:

@@ -1,17 +1,19 @@
 """Who may connect, speak and stay silent how much: takeover, keepalive, rates, failed logins,
-revocation.
+revocation, expiry.
 """
 
 from __future__ import annotations
 
 import asyncio
+from math import inf
+from typing import Any
 
 import pytest
 
 from services.ingress._mqtt_limits import Bucket, Failures
-from services.ingress._mqtt_session import BUDGET, WRITING
+from services.ingress._mqtt_session import BUDGET, UNACKED, WRITING
 from services.ingress._mqtt_wire import V5, V311
-from tests.support.mqtt import Desk, connect, puback, publish, run, sample
+from tests.support.mqtt import Client, Desk, connect, puback, publish, run, sample
 
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
 
@@ -54,6 +56,65 @@ def test_revoked_credentials_end_their_sessions(version: int) -> None:
     desk.listener.revoke(lambda principal: principal.subject == "key-d1")
     assert (revoked.taken(), revoked.closed) == (goodbye(version, 0x87), True)
     assert not other.closed
+
+
+# -- expiry ----------------------------------------------------------------------------------------
+
+
+def lapsing(version: int, **members: Any) -> tuple[Desk, Client]:
+    """A client whose credential expires in ten seconds, beside one whose does not."""
+    desk = Desk(**members)
+    desk.expires_ms = desk.clock.now_ms() + 10_000
+    return desk, desk.client(version)
+
+
+@VERSIONS
+def test_a_silent_or_unread_session_ends_when_its_credential_expires(version: int) -> None:
+    desk, silent = lapsing(version)
+    unread = desk.client(version, client_id="c2")
+    unread.session.pause(UNACKED)
+    desk.expires_ms = inf
+    lasting = desk.client(version, client_id="c3")
+    desk.clock.advance(9_999)
+    desk.listener.sweep()
+    assert not silent.closed and not unread.closed
+    desk.clock.advance(1)
+    desk.listener.sweep()
+    for client in (silent, unread):
+        assert (client.taken(), client.closed) == (goodbye(version, 0x87), True)
+    assert not lasting.closed
+
+
+@VERSIONS
+def test_nothing_is_taken_in_after_the_credential_expired(version: int) -> None:
+    async def test() -> None:
+        desk, client = lapsing(version)
+        desk.clock.advance(9_999)
+        client.send(publish(sample(), 1, version=version))
+        await desk.settle()
+        assert client.taken() == puback(1)
+        desk.clock.advance(1)
+        client.send(publish(sample(), 2, version=version) + b"\xc0\x00")
+        assert (client.taken(), client.closed) == (goodbye(version, 0x87), True)
+        await desk.settle()
+        assert desk.log.rows() == 1
+
+    run(test)
+
+
+@VERSIONS
+def test_nothing_is_acknowledged_after_the_credential_expired(version: int) -> None:
+    async def test() -> None:
+        desk, client = lapsing(version)
+        client.send(publish(sample(), 1, version=version))
+        await desk.turn()
+        desk.clock.advance(10_000)
+        await desk.settle()
+        # It is on the log; sent again with a good credential it is the same sample.
+        assert (client.taken(), client.closed) == (goodbye(version, 0x87), True)
+        assert desk.log.rows() == 1
+
+    run(test)
 
 
 def test_connections_are_bounded_in_all_and_by_address() -> None:
@@ -204,6 +265,55 @@ def test_packets_that_are_no_publishes_are_charged_too() -> None:
         desk = Desk(mqtt_messages_per_second=100, mqtt_messages_burst=10)
         client = desk.client()
         client.send(b"\xc0\x00" * 20)
+        assert not client.transport.reading
+
+    run(test)
+
+
+def test_bytes_have_a_rate_of_their_own_which_is_the_device_s_too() -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_bytes_per_second=100_000, mqtt_bytes_burst=1_000)
+        client, other = desk.client(), desk.client(client_id="c2")
+        stranger = desk.client(token="token-d2")
+        # What has arrived of a packet is charged when the rest is there.
+        packet = publish(sample().ljust(2_000, b","), 1)
+        client.send(packet[:1_500])
+        assert client.transport.reading
+        client.send(packet[1_500:])
+        other.send(publish(sample(), 1))
+        stranger.send(publish(sample(), 1))
+        assert [c.transport.reading for c in (client, other, stranger)] == [False, False, True]
+        assert desk.listener.paused_ms == 0
+        await desk.settle()
+        assert client.taken() == puback(1)
+        async with asyncio.timeout(5):
+            while not (client.transport.reading and other.transport.reading):
+                await asyncio.sleep(0.001)
+
+    run(test)
+
+
+def test_a_device_cannot_get_new_bytes_by_connecting_again() -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_bytes_per_second=100, mqtt_bytes_burst=1_000)
+        for reading in (True, True, False):
+            client = desk.client()
+            client.send(publish(sample().ljust(400, b",")))
+            assert client.transport.reading is reading
+            desk.listener.lost(client.session)
+            desk.listener.sweep()
+        desk.clock.advance(60_000)
+        desk.listener.sweep()
+        assert not list(desk.listener._members)
+
+    run(test)
+
+
+def test_the_second_half_of_a_qos_2_publish_costs_its_bytes() -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_bytes_per_second=100, mqtt_bytes_burst=100)
+        client = desk.client()
+        client.send(b"\x62\x02\0\1" * 30)
         assert not client.transport.reading
 
     run(test)
