@@ -137,9 +137,8 @@ def _run(chosen: Settings, arguments: argparse.Namespace) -> int:
 
 
 def _up(chosen: Settings, arguments: argparse.Namespace) -> int:
-    if not (chosen.log_embedded and chosen.store_embedded):
-        for line in asyncio.run(runtime.prepare(chosen)):
-            _logger.info("prepared: %s", line)
+    if not (chosen.log_embedded and chosen.store_embedded) and not _prepared(chosen):
+        return 0
     children = [
         _child(name, services, chosen, arguments)
         for name, services in placement(chosen, with_demo=arguments.demo).items()
@@ -159,6 +158,18 @@ def _up(chosen: Settings, arguments: argparse.Namespace) -> int:
                 hinting.cancel()
 
     return asyncio.run(body())
+
+
+def _prepared(chosen: Settings) -> bool:
+    """Make topics and tables once log and store are there; False where the stop came first."""
+
+    async def body(stop: asyncio.Event) -> bool:
+        done = await runtime.prepare_when_there(chosen, stop)
+        for line in done or ():
+            _logger.info("prepared: %s", line)
+        return done is not None
+
+    return bool(runtime.run(body))
 
 
 def placement(chosen: Settings, *, with_demo: bool) -> dict[str, list[str]]:

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import signal
 from collections import ChainMap
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +39,7 @@ Check = Callable[[], str | None]
 Asgi = Callable[..., Any]
 
 _TRIM_SECONDS = 60
+_PREPARE_PAUSE_SECONDS, _PREPARE_PAUSE_SECONDS_MAX = 0.5, 4.0
 _DRAIN_SECONDS_MAX = 7
 """Of the ten that a supervisor gives a process to end; what is left is for those behind the doors.
 """
@@ -150,7 +151,9 @@ async def _read_through(view: View, following: asyncio.Task[None], stop: asyncio
 
 
 async def prepare(settings: Settings) -> list[str]:
-    """Make the topics and apply the migrations that are missing; what was done, in words."""
+    """Make the topics and apply the migrations that are missing; what was done, in words. Raises
+    Unavailable where log or store is away, at once.
+    """
     done: list[str] = []
     async with AsyncExitStack() as stack:
         log = await stack.enter_async_context(
@@ -161,6 +164,36 @@ async def prepare(settings: Settings) -> list[str]:
         store = await stack.enter_async_context(open_store(settings.store_url))
         done += await store.migrate()
     return done
+
+
+async def prepare_when_there(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    attempt: Callable[[Settings], Awaitable[list[str]]] = prepare,
+) -> list[str] | None:
+    """What `prepare` did, tried again while log or store is away; None where `stop` comes first."""
+    trying = asyncio.create_task(_until_there(settings, attempt), name="prepare")
+    ended = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({trying, ended}, return_when=asyncio.FIRST_COMPLETED)
+        return trying.result() if trying.done() else None
+    finally:
+        trying.cancel()
+        ended.cancel()
+
+
+async def _until_there(
+    settings: Settings, attempt: Callable[[Settings], Awaitable[list[str]]]
+) -> list[str]:
+    wait_seconds = _PREPARE_PAUSE_SECONDS
+    while True:
+        try:
+            return await attempt(settings)
+        except Unavailable as error:
+            _logger.warning("waiting, again in %g s: %s", wait_seconds, error)
+        await asyncio.sleep(wait_seconds)
+        wait_seconds = min(2 * wait_seconds, _PREPARE_PAUSE_SECONDS_MAX)
 
 
 def topics_of(settings: Settings) -> list[Topic]:

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from services import ops
 from services.catalogue import View
 from services.errors import Broken, Unavailable
-from services.runtime import Mounted, _read_through, serve
+from services.runtime import Mounted, _read_through, prepare_when_there, serve
 from services.settings import Settings
 
 
@@ -151,3 +151,57 @@ def test_a_catalogue_whose_reading_has_failed_is_not_waited_for() -> None:
 
     with pytest.raises(Broken):
         asyncio.run(body())
+
+
+class Preparing:
+    """Stands for `prepare`: log or store is away for the first so many attempts."""
+
+    def __init__(self, away: int) -> None:
+        self._away = away
+        self.began = asyncio.Event()
+
+    async def __call__(self, settings: Settings) -> list[str]:
+        self.began.set()
+        if self._away == 0:
+            return ["9 topics in 16 lanes"]
+        self._away -= 1
+        raise Unavailable("nobody listens there")
+
+
+def test_preparing_waits_for_log_and_store_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async def body() -> list[str] | None:
+        async with asyncio.timeout(10):
+            preparing = Preparing(away=1)
+            return await prepare_when_there(Settings(), asyncio.Event(), attempt=preparing)
+
+    assert asyncio.run(body()) == ["9 topics in 16 lanes"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "waiting, again in 0.5 s: nobody listens there"
+    ]
+
+
+def test_preparing_ends_at_once_with_the_stop() -> None:
+    class Hanging(Preparing):
+        async def __call__(self, settings: Settings) -> list[str]:
+            self.began.set()
+            await asyncio.Event().wait()
+            return []
+
+    async def body(preparing: Preparing) -> None:
+        stop = asyncio.Event()
+        waiting = asyncio.create_task(prepare_when_there(Settings(), stop, attempt=preparing))
+        await preparing.began.wait()
+        stop.set()
+        async with asyncio.timeout(0.4):
+            assert await waiting is None
+
+    asyncio.run(body(Preparing(away=1000)))
+    asyncio.run(body(Hanging(away=0)))
+
+
+def test_preparing_does_not_wait_for_what_will_not_mend_itself() -> None:
+    async def broken(_: Settings) -> list[str]:
+        raise Broken("another number of lanes")
+
+    with pytest.raises(Broken):
+        asyncio.run(prepare_when_there(Settings(), asyncio.Event(), attempt=broken))
