@@ -128,13 +128,14 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Mark:
     """Of `lane` of the topic that is judged, everything up to `received` (inclusive) is stored; the
-    sink's own next offset in the topic it reads is `next_offset`.
+    sink's own next offset in the topic it reads is `next_offset`, in that topic's life `life`.
     """
 
     topic: str
     lane: int
     received: int
     next_offset: int
+    life: str = ""
 
     @property
     def key(self) -> bytes:

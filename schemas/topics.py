@@ -55,6 +55,9 @@ TOPICS = (
     CHECKPOINTS,
 )
 
+SINK_GROUP = "sinks.samples"
+"""The group that takes `samples.accepted` into the store: what it has committed is there."""
+
 
 def receipts_lane(reply_to: bytes, lanes: int) -> int:
     """The lane of `receipts.issued` that the door process `reply_to` follows."""

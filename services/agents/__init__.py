@@ -54,7 +54,7 @@ async def _parts(
     epoch = await until_available(
         partial(store.register_epoch, topic.name, incarnation), what="the store", stop=stop
     )
-    return Parts(agent, log, store, runtime.clock, runtime.settings, epoch, incarnation, readiness)
+    return Parts(agent, log, store, runtime.clock, runtime.settings, epoch, readiness)
 
 
 async def _run(agent: Agent, runtime: Runtime, readiness: Readiness, stop: asyncio.Event) -> None:

@@ -91,8 +91,6 @@ class Parts:
     clock: Clock
     settings: Settings
     epoch: int
-    incarnation: str = ""
-    """The life of the source topic that the epoch stands for; empty: not watched."""
     readiness: Readiness = field(default_factory=Readiness)
 
 
@@ -195,18 +193,24 @@ class LaneKeeper:
         """The store has everything of the lane up to and including `offset`."""
         self._stored = max(self._stored, offset)
 
-    def jump(self, begin: int) -> None:
-        """Go on at `begin`: what the lane expected is no longer on the log."""
+    def jump(self, begin: int, *, afresh: bool = False) -> None:
+        """Go on at `begin`: what the lane expected is no longer on the log.
+
+        Nobody has judged it where this lane was the one to do so. With `afresh` somebody may have:
+        the state is a checkpoint's, and counts as lost like it.
+        """
         lost = begin - self.expected
         metrics.LANE_MISSING.inc(lost)
         _logger.error(
-            "lane %d of %s: %d records from offset %d on went by retention unjudged",
+            "lane %d of %s: %d records from offset %d on went by retention before it read them",
             self.lane,
             self.parts.agent.source.name,
             lost,
             self.expected,
         )
         self._queue.clear()
+        if afresh:
+            self.state = self.parts.agent.fresh(False)
         self.position = begin - 1
         self._drive.seek(self.lane, begin)
 

@@ -3,6 +3,9 @@ up.
 
 Between a runner, which delivers records somehow, and the keepers, which decide what counts. Also
 follows how far the store is and watches that no lane stands still while it has data.
+
+A lane that has no memory of what was judged before (no checkpoint, and a log without its beginning)
+will ask the store for it, so it waits until the sinks have stored all of that.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from schemas.envelope import Envelope, Logged, Mark
-from schemas.topics import LANES_STORED
+from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SINK_GROUP
 from services import metrics
 from services.agents._guard import guarded, until_available
 from services.agents._lane import Checkpoint, Drive, LaneKeeper, Parts, newest
@@ -25,6 +28,7 @@ STILL_SECONDS_MAX = 5
 """A lane with data that does not move for so long is sought again."""
 STUCK_SECONDS_MAX = 60
 """After so long without an effect the process ends, to start anew from its checkpoints."""
+_LOOK_SECONDS = 0.5
 _AWAY_SECONDS = 3
 _CLOSE_SECONDS_MAX = 2
 """For the last checkpoints of all lanes together; without them more is replayed."""
@@ -125,20 +129,70 @@ class Lanes:
                 ),
                 await until_available(lambda: log.spans(agent.source), what="the event log"),
             )
+            checkpoints: dict[int, Checkpoint | None] = {}
             for lane in lanes:
-                if lane not in self._wanted:
-                    continue
                 slots = {slot: kept for (of, slot), kept in found.items() if of == lane}
-                checkpoint = newest(slots, self.parts.epoch)
+                checkpoint = checkpoints[lane] = newest(slots, self.parts.epoch)
                 judged = max(marks.get(lane, -1), checkpoint.offset if checkpoint else -1)
-                if judged >= spans[lane].end:
+                if lane in self._wanted and judged >= spans[lane].end:
                     raise Broken(
                         f"{agent.source.name} lane {lane} ends at {spans[lane].end}, but offset "
                         f"{judged} of the same epoch was judged: the log is an older copy"
                     )
-                self._hold(lane, spans[lane].begin, checkpoint)
+            bare = [lane for lane in lanes if self._bare(spans[lane].begin, checkpoints[lane])]
+            behind = await self._behind(bare)
+            for lane in lanes:
+                if lane in self._wanted and lane not in behind:
+                    self._hold(lane, spans[lane].begin, checkpoints[lane])
             _logger.info("agent %s holds lanes %s", agent.name, sorted(self._held))
+            if behind:
+                await self._until_stored(behind)
         self.parts.readiness.why_not = None
+
+    def _whole(self, begin: int) -> bool:
+        """Whether a log that begins there holds everything that was ever judged."""
+        return begin == 0 and self.parts.epoch == 1
+
+    def _bare(self, begin: int, checkpoint: Checkpoint | None) -> bool:
+        """Whether the lane begins with nothing but what the store will answer: it has no checkpoint
+        and not the whole log either, or what followed its checkpoint is gone, judged or not.
+        """
+        if checkpoint is None:
+            return not self._whole(begin)
+        return checkpoint.offset + 1 < begin
+
+    async def _behind(self, lanes: Sequence[int]) -> Sequence[int]:
+        """Those of the lanes of which the log has accepted samples that the store may not have.
+
+        What the sinks have committed says so, and not their marks: the last mark names the last
+        record that led to a row, not the last one that was judged.
+        """
+        if not lanes:
+            return ()
+        log, what = self.parts.log, "the event log"
+        committed = await until_available(
+            lambda: log.committed(SINK_GROUP, SAMPLES_ACCEPTED), what=what
+        )
+        spans = await until_available(lambda: log.spans(SAMPLES_ACCEPTED), what=what)
+        return [
+            lane
+            for lane in lanes
+            if max(committed.get(lane, 0), spans[lane].begin) < spans[lane].end
+        ]
+
+    async def _until_stored(self, lanes: Sequence[int]) -> None:
+        """Wait until the sinks have stored what was accepted of one of the lanes, however long that
+        takes, or until other lanes are wanted.
+
+        A judge that asked the store before would not see what is on its way there: it would call a
+        repetition new, and measure a deadband against a value that is not the last one.
+        """
+        named = f"lane{'s' if len(lanes) > 1 else ''} {', '.join(map(str, lanes))}"
+        self.parts.readiness.why_not = f"waiting for the sinks of {named}"
+        _logger.warning("agent %s is %s", self.parts.agent.name, self.parts.readiness.why_not)
+        wanted = set(self._wanted)
+        while wanted == self._wanted and len(await self._behind(lanes)) == len(lanes):
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _hold(self, lane: int, begin: int, checkpoint: Checkpoint | None) -> None:
         keeper = self.keeper_class(
@@ -146,11 +200,11 @@ class Lanes:
             lane,
             self._drive,
             begin=begin,
-            whole=begin == 0 and self.parts.epoch == 1,
+            whole=self._whole(begin),
             checkpoint=checkpoint,
         )
         if keeper.expected < begin:
-            keeper.jump(begin)
+            keeper.jump(begin, afresh=True)
         if lane in self._stored:
             keeper.stored(self._stored[lane])
         name = f"lane {lane} of {self.parts.agent.name}"
@@ -183,14 +237,13 @@ class Lanes:
                 held.keeper.stored(mark.received)
 
     async def watch(self) -> None:
-        """See to it that every lane with data moves and that the log is still the same one, for
-        ever. Raises Broken where a new start is needed.
+        """See to it that every lane with data moves and that the log is still the same one (it
+        says so itself), for ever. Raises Broken where a new start is needed.
         """
         clock = self.parts.clock
         while True:
             asked_ms = clock.monotonic_ms()
             positions = {lane: held.keeper.position for lane, held in self._held.items()}
-            await self._check_incarnation()
             spans = await until_available(
                 lambda: self.parts.log.spans(self.parts.agent.source), what="the event log"
             )
@@ -206,15 +259,6 @@ class Lanes:
                 self._watch_end(held, positions.get(lane, -1), end, now_ms)
                 self._watch_lane(held, begin, end, now_ms)
             await asyncio.sleep(1)
-
-    async def _check_incarnation(self) -> None:
-        """Offsets of a topic that was made anew begin at 0 again: what lies there would be taken
-        for done.
-        """
-        topic, known = self.parts.agent.source, self.parts.incarnation
-        now = await until_available(lambda: self.parts.log.incarnation(topic), what="the event log")
-        if known and now != known:
-            raise Broken(f"{topic.name} was made anew ({known} is now {now})")
 
     def _watch_end(self, held: _Held, position: int, end: int, now_ms: float) -> None:
         """A log that ends before what was judged (for longer than a change of leaders takes) has

@@ -157,7 +157,7 @@ async def describe(admin: AIOKafkaAdminClient, names: Sequence[str]) -> Mapping[
 async def committed(
     admin: AIOKafkaAdminClient, group: str
 ) -> Mapping[TopicPartition, OffsetAndMetadata]:
-    """What the group has committed. Raises Unavailable."""
+    """What the group has committed, with what was written beside it. Raises Unavailable."""
     try:
         async with asyncio.timeout(_COORDINATOR_SECONDS_MAX):
             while True:
@@ -165,7 +165,7 @@ async def committed(
                     found: Mapping[
                         TopicPartition, OffsetAndMetadata
                     ] = await admin.list_consumer_group_offsets(group)
-                    return found
+                    return {partition: at for partition, at in found.items() if at.offset >= 0}
                 except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
                     # The cluster's first group ever, or a broker that has just come back.
                     await asyncio.sleep(0.2)

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -21,10 +20,12 @@ from aiokafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from aiokafka.structs import OffsetAndMetadata
 
 from schemas.envelope import Envelope, Logged, decode
 from schemas.topics import Topic
 from services.errors import Broken, Unavailable
+from services.eventlog._kafka_lives import Lives
 from services.eventlog._port import Batch, LanesChanged, Start
 
 FETCH_WAIT_MS = 20
@@ -32,6 +33,7 @@ FETCH_WAIT_MS = 20
 _POLL_MS = 1_000
 _COMMIT_SECONDS_MAX = 10
 _STOP_SECONDS_MAX = 5
+_PLACE_PAUSE_SECONDS = 0.5
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ class KafkaReader:
         topics: Mapping[str, Topic],
         partitions: Mapping[str, int],
         *,
+        lives: Lives,
+        committed: Callable[[], Awaitable[Mapping[TopicPartition, OffsetAndMetadata]]],
         group: str | None,
         start: Start | Mapping[int, int],
         lanes: Sequence[int] | None,
@@ -56,6 +60,7 @@ class KafkaReader:
         if group is not None and lanes is not None:
             raise Broken("a reader with a group shares all lanes; it cannot choose some")
         self._topics, self._partitions = topics, partitions
+        self._lives, self._committed = lives, committed
         self._names = {topic.name: name for name, topic in topics.items()}
         self._group, self._start, self._lanes = group, start, lanes
         self.on_assigned, self.on_revoked = on_assigned, on_revoked
@@ -63,6 +68,7 @@ class KafkaReader:
         self._paused: set[TopicPartition] = set()
         self._held: set[TopicPartition] = set()
         self._polling: asyncio.Task[None] | None = None
+        self._ending = False
         self._woken = asyncio.Event()
         self._consumer = AIOKafkaConsumer(
             bootstrap_servers=list(bootstrap),
@@ -81,12 +87,15 @@ class KafkaReader:
     # -- the port
 
     async def batch(self, *, records_max: int = 500, wait_ms: int = 1000) -> Batch | None:
-        """The next records of one lane; None if nothing came in time. Raises Unavailable."""
+        """The next records of one lane; None if nothing came in time. Raises Unavailable, and
+        Broken where a topic was made anew.
+        """
+        self._lives.check(self._topics)
         if not self._deliverable:
             await self._wait(wait_ms)
         for _ in range(len(self._ready)):
             partition, records = self._ready.popleft()
-            if partition in self._paused:
+            if not self._gives(partition):
                 self._ready.append((partition, records))
                 continue
             given = [records.popleft() for _ in range(min(records_max, len(records)))]
@@ -98,7 +107,11 @@ class KafkaReader:
 
     @property
     def _deliverable(self) -> bool:
-        return any(partition not in self._paused for partition, _ in self._ready)
+        return any(self._gives(partition) for partition, _ in self._ready)
+
+    def _gives(self, partition: TopicPartition) -> bool:
+        """A lane that a rebalance brings is fetched from before it is placed (see `place`)."""
+        return partition in self._held and partition not in self._paused
 
     async def _wait(self, wait_ms: int) -> None:
         """Until records are there or a paused lane is resumed, at most `wait_ms`."""
@@ -157,11 +170,13 @@ class KafkaReader:
         if self._group is None:
             raise Broken("a reader without a group has nothing to commit for")
         partition = self._partition(topic, lane)
+        self._lives.check([partition.topic])
         if partition not in self._consumer.assignment():
             return
         try:
             async with asyncio.timeout(_COMMIT_SECONDS_MAX):
-                await self._consumer.commit({partition: next_offset})
+                life = self._lives.of(partition.topic)
+                await self._consumer.commit({partition: (next_offset, life)})
         except (
             CommitFailedError,
             IllegalGenerationError,
@@ -176,6 +191,7 @@ class KafkaReader:
     async def __aenter__(self) -> Self:
         try:
             await self._consumer.start()
+            await self._lives.meet(self._topics)
             if self._group is not None:
                 self._consumer.subscribe(list(self._topics), listener=_Listener(self))
             else:
@@ -183,16 +199,15 @@ class KafkaReader:
         except (KafkaError, TimeoutError) as error:
             await self._stop()
             raise Unavailable(f"Kafka cannot be read: {error!r}") from error
+        except (Unavailable, Broken):
+            await self._stop()
+            raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._stop()
-        self.revoked(self._held)
+        if self._group is not None:
+            self.revoked(self._held)
 
     # -- lanes
 
@@ -203,6 +218,7 @@ class KafkaReader:
             for lane in (range(count) if self._lanes is None else self._lanes)
         ]
         self._consumer.assign(wanted)
+        self._held = set(wanted)
         if self._start is Start.END:
             ends = await self._consumer.end_offsets(wanted)
             for partition, offset in ends.items():
@@ -214,17 +230,44 @@ class KafkaReader:
                 self._consumer.seek(partition, max(begin, starts.get(partition.partition, 0)))
 
     async def place(self, partitions: Collection[TopicPartition]) -> None:
-        """Where a group has committed nothing in a lane, it begins where the mapping says."""
-        if not isinstance(self._start, Mapping):
-            return
+        """Where the group has committed nothing in this life of a topic, a lane begins where
+        `start` says; to the others the consumer goes by itself.
+        """
+        committed = await self._committed_patiently()
+        starts = self._start if isinstance(self._start, Mapping) else {}
+        earlier = []
         for partition in partitions:
-            offset = self._start.get(partition.partition)
-            if offset is not None and await self._consumer.committed(partition) is None:
+            at = committed.get(partition)
+            if at is not None and self._lives.counts(partition.topic, at.metadata):
+                continue
+            if (offset := starts.get(partition.partition)) is not None:
+                self._drop([partition])
                 self._consumer.seek(partition, offset)
+            elif at is not None:
+                earlier.append(partition)
+        if earlier:
+            self._drop(earlier)
+            consumer, to_end = self._consumer, self._start is Start.END
+            await (consumer.seek_to_end if to_end else consumer.seek_to_beginning)(*earlier)
+
+    async def _committed_patiently(self) -> Mapping[TopicPartition, OffsetAndMetadata]:
+        """What the group committed. Waits while Kafka is away, until the reader ends: lanes that
+        are not placed must not be given.
+        """
+        while True:
+            try:
+                await self._lives.meet(self._topics)
+                return await self._committed()
+            except Unavailable as error:
+                if self._ending:
+                    raise
+                _logger.warning("%s: lanes cannot be placed: %s", self._group, error)
+            await asyncio.sleep(_PLACE_PAUSE_SECONDS)
 
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """A rebalance gave these."""
         self._held = set(partitions)
+        self._woken.set()
         if self.on_assigned:
             given = dict(self._by_topic(partitions))
             for topic in self._topics.values():
@@ -252,6 +295,7 @@ class KafkaReader:
         return TopicPartition(self._names[topic.name], lane)
 
     async def _stop(self) -> None:
+        self._ending = True
         if self._polling:
             self._polling.cancel()
             await asyncio.gather(self._polling, return_exceptions=True)

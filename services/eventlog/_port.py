@@ -22,7 +22,10 @@ again.
 Unavailable at once.
 
 *Epoch.* `incarnation` names this life of a topic's lanes: it changes exactly when they are made
-anew.
+anew. What a group committed counts for the life in which it was read, and for no other. An open log
+keeps to the life of a topic that it met first: when another one has taken its place, readers'
+`batch` and `commit`, `spans`, `committed` and `incarnation` raise Broken within some seconds, so
+that no place is carried over from one to the other.
 """
 
 from __future__ import annotations
@@ -30,7 +33,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from types import TracebackType
 from typing import Protocol, Self
 
 from schemas.envelope import Envelope, Logged
@@ -102,12 +104,7 @@ class Reader(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...
 
 
 LanesChanged = Callable[[Topic, Sequence[int]], None]
@@ -188,7 +185,7 @@ class EventLog(Protocol):
         ...
 
     async def incarnation(self, topic: Topic) -> str:
-        """The unique name of this life of the topic. Raises Unavailable."""
+        """The unique name of the life of the topic that this log keeps to. Raises Unavailable."""
         ...
 
     async def create(self, topics: Sequence[Topic]) -> None:
@@ -203,9 +200,4 @@ class EventLog(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    async def __aexit__(self, *_: object) -> None: ...

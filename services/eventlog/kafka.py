@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -24,6 +23,7 @@ from services.clock import SystemClock
 from services.errors import Broken, Unavailable
 from services.eventlog import _kafka_admin, _kafka_noise
 from services.eventlog._coalesce import Coalescer, Encoded, Gathered, LaneKey, Waiting, encoded
+from services.eventlog._kafka_lives import Lives
 from services.eventlog._kafka_producer import Producer
 from services.eventlog._kafka_reader import KafkaReader
 from services.eventlog._port import Done, LanesChanged, Reader, Span, Start
@@ -52,6 +52,7 @@ class KafkaLog:
         self._pumping = False
         self._closed = True
         self._producer = Producer(self._brokers)
+        self._lives = Lives(self._describe)
 
     @property
     def queued_bytes(self) -> int:
@@ -152,6 +153,8 @@ class KafkaLog:
             self._brokers,
             {self._prefix + topic.name: topic for topic in topics},
             {self._prefix + topic.name: topic.lane_count(self.lanes) for topic in topics},
+            lives=self._lives,
+            committed=lambda: _kafka_admin.committed(self._admin, f"{self._prefix}{group}"),
             group=None if group is None else self._prefix + group,
             start=start,
             lanes=lanes,
@@ -161,6 +164,7 @@ class KafkaLog:
 
     async def spans(self, topic: Topic) -> Mapping[int, Span]:
         """What each lane of the topic holds now."""
+        await self._lives.meet([self._prefix + topic.name])
         partitions = self._partitions(topic, range(topic.lane_count(self.lanes)))
         try:
             begins = await self._asker.beginning_offsets(partitions)
@@ -171,12 +175,13 @@ class KafkaLog:
 
     async def committed(self, group: str, topic: Topic) -> Mapping[int, int]:
         """The group's next offset for each lane it has committed."""
-        offsets = await _kafka_admin.committed(self._admin, self._prefix + group)
         name = self._prefix + topic.name
+        await self._lives.meet([name])
+        offsets = await _kafka_admin.committed(self._admin, self._prefix + group)
         return {
             partition.partition: found.offset
             for partition, found in offsets.items()
-            if partition.topic == name and found.offset >= 0
+            if partition.topic == name and self._lives.counts(name, found.metadata)
         }
 
     # -- checkpoints
@@ -226,17 +231,20 @@ class KafkaLog:
     async def incarnation(self, topic: Topic) -> str:
         """Kafka's id of this life of the topic."""
         name = self._prefix + topic.name
-        described = await _kafka_admin.describe(self._admin, [name])
-        if name not in described:
+        await self._lives.meet([name])
+        if not (life := self._lives.of(name)):
             raise Unavailable(f"{name} does not exist (yet): run `lineshaft migrate`")
-        return described[name].id
+        return life
+
+    async def _describe(self, names: Sequence[str]) -> Mapping[str, _kafka_admin.Described]:
+        return await _kafka_admin.describe(self._admin, names)
 
     async def create(self, topics: Sequence[Topic]) -> None:
         """Make the topics that are not there yet."""
         wanted = {
             self._prefix + topic.name: (topic, topic.lane_count(self.lanes)) for topic in topics
         }
-        there = await _kafka_admin.describe(self._admin, list(wanted))
+        there = await self._describe(list(wanted))
         missing = {name: made for name, made in wanted.items() if name not in there}
         if missing:
             await _kafka_admin.create(self._admin, missing)
@@ -251,7 +259,7 @@ class KafkaLog:
         """The topics, once all brokers know of them."""
         async with asyncio.timeout(30):
             while True:
-                there = await _kafka_admin.describe(self._admin, names)
+                there = await self._describe(names)
                 if len(there) == len(names):
                     return there
                 await asyncio.sleep(0.1)
@@ -278,29 +286,26 @@ class KafkaLog:
         except KafkaError as error:
             await self._close()
             raise Unavailable(f"Kafka at {','.join(self._brokers)} is away: {error!r}") from error
+        self._lives.start()
         self._closed = False
         return self
 
     async def _check_lanes(self) -> None:
         """Topics that are there must have the installation's number of lanes."""
         names = {self._prefix + topic.name: topic for topic in TOPICS}
-        for name, found in (await _kafka_admin.describe(self._admin, list(names))).items():
+        for name, found in (await self._describe(list(names))).items():
             count = names[name].lane_count(self.lanes)
             if found.partitions != count:
                 raise Broken(f"{name} has {found.partitions} partitions, {count} lanes are wanted")
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         deadline = self._clock.monotonic_ms() + _CLOSE_SECONDS_MAX * 1000
         while self._sending or self._coalescer.waits:
             if self._clock.monotonic_ms() > deadline:
                 break
             await asyncio.sleep(0.01)
         self._closed = True
+        self._lives.close()
         await self._close()
 
     async def _close(self) -> None:

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, Self
 
 from schemas.envelope import Envelope, Logged
@@ -370,12 +369,7 @@ class SqliteLog:
         LOG_QUEUED_BYTES.set_function(lambda: self._coalescer.queued_bytes)
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._closed is None:
             self._closed = Unavailable("the event log is closed")
         self._readers.wake()

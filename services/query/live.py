@@ -7,6 +7,9 @@ whatever was committed is in the store's answer, whatever was not is followed. F
 of the sink (`lanes.stored`) is what takes blocks out of the tail. A sink that ends between commit
 and mark leaves none, and an idle lane gets no other; so while there is a tail, what is committed is
 also looked at now and then.
+
+All of it is of one life of the topics. Where one was made anew, the log says so (Broken), and the
+process ends and starts anew, as those of the agents and sinks do.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from collections.abc import Mapping
 from schemas.blocks import Block
 from schemas.envelope import Logged, Mark
 from schemas.queries import LatestQuery, RangeQuery
-from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED
+from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
 from services.errors import Unavailable
 from services.eventlog import Batch, EventLog, Span
 from services.metrics import LATEST_SERIES, TAIL_ROWS
@@ -26,9 +29,6 @@ from services.query._latest import Latest
 from services.query._tail import Tail, merge
 from services.settings import Settings
 from services.store import Store
-
-SINK_GROUP = "sinks.samples"
-"""The group whose committed offsets say what is in the store."""
 
 _RECORDS_MAX = 64
 _REST_ROWS = 4_096
@@ -55,6 +55,7 @@ class LiveView:
         self._tail = Tail(log.lanes, self._rows_max)
         self._offsets: dict[int, int] = {}
         self._marks_offset = 0
+        self._life = ""
         self._goal: Mapping[int, int] = {}
         self._failures = 0
         self._warm = False
@@ -124,6 +125,7 @@ class LiveView:
                 await asyncio.sleep(seconds)
 
     async def _start(self) -> None:
+        self._life = await self._log.incarnation(SAMPLES_ACCEPTED)
         # Marks before this end are older than the commits that are read next, and say nothing new.
         marks = await self._log.spans(LANES_STORED)
         committed = await self._log.committed(SINK_GROUP, SAMPLES_ACCEPTED)
@@ -177,7 +179,10 @@ class LiveView:
 
     def _take_mark(self, logged: Logged) -> None:
         mark = getattr(logged.envelope, "record", None)
-        if isinstance(mark, Mark) and mark.topic == SAMPLES_RECEIVED.name:
+        if not isinstance(mark, Mark) or mark.topic != SAMPLES_RECEIVED.name:
+            return
+        # A sink that has not noticed yet that the topic was made anew speaks of other offsets.
+        if mark.life == self._life:
             self._tail.stored(mark.lane, mark.next_offset)
 
     def _take_block(self, lane: int, logged: Logged) -> int:

@@ -6,7 +6,8 @@ two batches are held. What a crash repeats may be cut differently; sinks take th
 Errors: `Unavailable` is waited out, the same batch again and again, and nothing is committed; after
 an outage writes begin at one a second and double, so that the engine's merges are not buried.
 `Malformed` is halved down to the record and the row that cannot be stored, which goes to the dead
-letters; the rest is stored. Beyond the limit of `_aside.Limit` the worker stops with Broken.
+letters; the rest is stored. Beyond the limit of `_aside.Limit` the worker stops with Broken, and
+where the log says that a topic was made anew.
 
 The sink of `samples.accepted` also says how far each lane is stored: after the commit it appends a
 `Mark` to `lanes.stored`, and once a second a row to the table `lane_marks`.
@@ -19,7 +20,7 @@ import logging
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from schemas.blocks import arrow_rows
 from schemas.envelope import Envelope, Letter, Mark, Undecodable
@@ -300,8 +301,10 @@ class SinkWorker:
 
     async def _publish_marks(self) -> None:
         if self._to_append:
-            # Offsets mean nothing without their epoch: the agents pass over a mark of another one.
-            marks = self._to_append.values()
+            # Offsets mean nothing without the life they are of: who follows marks passes over those
+            # of another one, the agents by the epoch, the live view by the life.
+            life = await self._log.incarnation(self._sink.source)
+            marks = [(epoch, replace(m, life=life)) for epoch, m in self._to_append.values()]
             await self._log.append(
                 [(LANES_STORED, 0, Envelope(m, key=m.key, epoch=epoch)) for epoch, m in marks]
             )

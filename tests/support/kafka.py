@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.support.processes import ROOT, Process, free_port, listening, wait_for
@@ -144,3 +144,28 @@ async def produce_raw(
         await producer.send_and_wait(topic, value, partition=lane, headers=list(headers))
     finally:
         await producer.stop()
+
+
+async def commit_raw(
+    address: str, group: str, topic: str, lane: int, next_offset: int, metadata: str
+) -> None:
+    """A commit of a group that has no members, past the driver."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=address, group_id=group, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partition = TopicPartition(topic, lane)
+        consumer.assign([partition])
+        await consumer.commit({partition: (next_offset, metadata)})
+    finally:
+        await consumer.stop()
+
+
+async def committed_raw(address: str, group: str) -> dict[tuple[str, int], tuple[int, str]]:
+    """(topic, lane) to (next offset, metadata), as Kafka keeps it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=address)
+    await admin.start()
+    try:
+        found = await admin.list_consumer_group_offsets(group)
+        return {tuple(partition): tuple(at) for partition, at in found.items()}
+    finally:
+        await admin.close()

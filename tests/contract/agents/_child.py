@@ -173,9 +173,8 @@ async def main(orders: Orders) -> None:
     async with open_eventlog(orders.url, lanes=orders.lanes, prefix=orders.prefix) as log:
         if settings.log_embedded:
             await log.create(TOPICS)
-        incarnation = await log.incarnation(agent.source)
         clock = SystemClock()
-        parts = Parts(agent, log, store, clock, settings, orders.epoch, incarnation)
+        parts = Parts(agent, log, store, clock, settings, orders.epoch)
         await guarded(lambda: _run(orders, parts, stop), what="the test's agent")
 
 

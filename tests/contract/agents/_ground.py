@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.envelope import Envelope, Letter, Logged, Tick
-from schemas.topics import RECORDS_REFUSED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED
+from schemas.topics import RECORDS_REFUSED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
 from tests.contract.agents import _toy
 from tests.contract.agents._child import Orders
 from tests.contract.eventlog._places import LANES, Place, opened
@@ -99,6 +99,20 @@ class Ground:
                 assert isinstance(tick, Tick)
                 found[lane].setdefault(tick.key, set()).add(tick.now_ms)
         return found
+
+    async def store(self) -> None:
+        """Commit all that was accepted, as the sinks do when they have stored it."""
+        async with (
+            opened(self.place) as log,
+            log.reader([SAMPLES_ACCEPTED], group=SINK_GROUP) as reader,
+        ):
+            spans = await log.spans(SAMPLES_ACCEPTED)
+            left = {lane: span.end for lane, span in spans.items() if span.end > span.begin}
+            while left:
+                if batch := await reader.batch():
+                    await reader.commit(SAMPLES_ACCEPTED, batch.lane, batch.next_offset)
+                    if batch.next_offset >= left[batch.lane]:
+                        del left[batch.lane]
 
     def expected(self) -> dict[int, dict[str, set[int]]]:
         """What `outputs` must be."""

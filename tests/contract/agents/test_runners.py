@@ -186,6 +186,7 @@ def test_a_topic_that_was_made_anew_ends_the_process(kafka_ground: Ground) -> No
     assert first.process.wait(seconds=30) == EXIT_CODE
     assert "was made anew" in first.process.output()
 
+    asyncio.run(ground.store())
     second = ground.start(epoch=2)
     ground.wait(second)
     assert second.process.stop() == 0

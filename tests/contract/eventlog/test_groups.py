@@ -54,6 +54,24 @@ def test_what_was_not_committed_is_read_again_after_the_log_was_closed(place: Pl
     asyncio.run(scenario())
 
 
+def test_what_was_committed_ends_with_the_life_of_the_topic(place: Place) -> None:
+    async def scenario() -> None:
+        async with opened(place) as log:
+            await _fill(log, 0, 1, 2)
+            async with log.reader([SAMPLES_RECEIVED], group="g") as reader:
+                await read_until(reader, {0: 3})
+                await reader.commit(SAMPLES_RECEIVED, 0, 2)
+        await place.remake()
+        async with opened(place) as log:
+            await _fill(log, 10, 11, 12, 13)
+            assert await log.committed("g", SAMPLES_RECEIVED) == {}
+            async with log.reader([SAMPLES_RECEIVED], group="g") as reader:
+                lanes = await read_until(reader, {0: 4})
+            assert numbers_of(lanes[0]) == [10, 11, 12, 13]
+
+    asyncio.run(scenario())
+
+
 def test_start_counts_only_where_the_group_has_committed_nothing(place: Place) -> None:
     async def scenario() -> None:
         async with opened(place) as log:

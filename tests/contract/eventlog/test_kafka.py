@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.structs import OffsetAndMetadata
 
-from schemas.topics import SAMPLES_RECEIVED
-from services.errors import Unavailable
-from services.eventlog import EventLog
+from schemas.topics import LANES_STORED, SAMPLES_RECEIVED
+from services.errors import Broken, Unavailable
+from services.eventlog import EventLog, Reader, Start
+from services.eventlog._kafka_reader import KafkaReader
 from tests.contract.eventlog._places import LANES, KafkaPlace, opened
-from tests.contract.eventlog._records import a_record, numbers_of, read_all, until
-from tests.support.kafka import Broker
+from tests.contract.eventlog._records import a_record, numbers_of, read_all, read_until, until
+from tests.support.kafka import (
+    Broker,
+    commit_raw,
+    committed_raw,
+    delete_topics,
+    shared_broker,
+)
 
 pytestmark = [pytest.mark.needs_kafka, pytest.mark.system]
 
@@ -139,3 +149,110 @@ def test_a_broker_that_is_killed_and_comes_back_loses_nothing(
 
     with caplog.at_level(logging.WARNING):
         asyncio.run(scenario())
+
+
+@pytest.fixture
+def place() -> Iterator[KafkaPlace]:
+    """An empty log on the broker that tests share."""
+    place = KafkaPlace(shared_broker())
+    yield place
+    asyncio.run(place.remake())
+
+
+def test_a_topic_that_is_made_anew_under_its_reader_is_not_read_on(place: KafkaPlace) -> None:
+    async def scenario() -> None:
+        async with opened(place) as log:
+            await log.append([(SAMPLES_RECEIVED, 0, a_record(0))])
+            await log.spans(LANES_STORED)
+            async with log.reader([SAMPLES_RECEIVED], group="g") as reader:
+                await read_until(reader, {0: 1})
+                await reader.commit(SAMPLES_RECEIVED, 0, 1)
+                await delete_topics(place.address, place.prefix + SAMPLES_RECEIVED.name)
+                async with opened(place) as anew:
+                    assert await anew.committed("g", SAMPLES_RECEIVED) == {}
+                    await anew.append([(SAMPLES_RECEIVED, 0, a_record(10))])
+                with pytest.raises(Broken, match="made anew"):
+                    await _read_on(reader)
+                with pytest.raises(Broken, match="made anew"):
+                    await reader.commit(SAMPLES_RECEIVED, 0, 1)
+            for ask in (
+                log.spans(SAMPLES_RECEIVED),
+                log.committed("g", SAMPLES_RECEIVED),
+                log.incarnation(SAMPLES_RECEIVED),
+            ):
+                with pytest.raises(Broken, match="made anew"):
+                    await ask
+            await log.spans(LANES_STORED)
+
+    asyncio.run(scenario())
+
+
+async def _read_on(reader: Reader) -> None:
+    async with asyncio.timeout(STALL_SECONDS_MAX):
+        while True:
+            with suppress(Unavailable):
+                await reader.batch(wait_ms=100)
+
+
+@pytest.mark.parametrize(
+    ("start", "numbers"), [(Start.BEGINNING, [0, 1, 2, 3]), (Start.END, [3]), ({0: 1}, [1, 2, 3])]
+)
+def test_what_a_member_of_an_earlier_life_commits_late_counts_for_nothing(
+    place: KafkaPlace, start: Start | dict[int, int], numbers: list[int]
+) -> None:
+    name, group = place.prefix + SAMPLES_RECEIVED.name, place.prefix + "g"
+    given: list[int] = []
+
+    async def scenario() -> None:
+        async with opened(place) as log:
+            for n in range(3):
+                await log.append([(SAMPLES_RECEIVED, 0, a_record(n))])
+            await commit_raw(place.address, group, name, 0, 2, "the id of an earlier life")
+            assert await log.committed("g", SAMPLES_RECEIVED) == {}
+            async with log.reader(
+                [SAMPLES_RECEIVED],
+                group="g",
+                start=start,
+                on_assigned=lambda _, lanes: given.extend(lanes),
+            ) as reader:
+                await until(lambda: bool(given))
+                await log.append([(SAMPLES_RECEIVED, 0, a_record(3))])
+                assert numbers_of((await read_until(reader, {0: 4}))[0]) == numbers
+                await reader.commit(SAMPLES_RECEIVED, 0, 3)
+            assert await log.committed("g", SAMPLES_RECEIVED) == {0: 3}
+            life = await log.incarnation(SAMPLES_RECEIVED)
+            assert await committed_raw(place.address, group) == {(name, 0): (3, life)}
+
+            await commit_raw(place.address, group, name, 0, 1, "")
+            assert await log.committed("g", SAMPLES_RECEIVED) == {0: 1}, "an operator's tool"
+            async with log.reader([SAMPLES_RECEIVED], group="g", start=start) as reader:
+                assert numbers_of((await read_until(reader, {0: 4}))[0]) == [1, 2, 3]
+
+    asyncio.run(scenario())
+
+
+def test_no_lane_is_given_before_it_is_known_where_it_begins(place: KafkaPlace) -> None:
+    name, group = place.prefix + SAMPLES_RECEIVED.name, place.prefix + "g"
+    asked: list[int] = []
+
+    async def late() -> Mapping[TopicPartition, OffsetAndMetadata]:
+        # Meanwhile the consumer fetches from what it found committed.
+        await asyncio.sleep(0.5)
+        asked.append(1)
+        if len(asked) == 1:
+            raise Unavailable("Kafka is away")
+        return {TopicPartition(name, 0): OffsetAndMetadata(2, "the id of an earlier life")}
+
+    async def scenario() -> None:
+        async with opened(place) as log:
+            for n in range(4):
+                await log.append([(SAMPLES_RECEIVED, 0, a_record(n))])
+            await commit_raw(place.address, group, name, 0, 2, "the id of an earlier life")
+            reader = log.reader([SAMPLES_RECEIVED], group="g")
+            assert isinstance(reader, KafkaReader)
+            reader._committed = late
+            async with reader:
+                assert numbers_of((await read_until(reader, {0: 4}))[0]) == [0, 1, 2, 3]
+            assert len(asked) == 2
+
+    asyncio.run(scenario())

@@ -14,7 +14,7 @@ import pytest
 from schemas.envelope import Envelope, Position, Receipts
 from schemas.queries import RangeQuery
 from schemas.samples import Conflict, Sample
-from schemas.topics import RECEIPTS_ISSUED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, TOPICS
+from schemas.topics import RECEIPTS_ISSUED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP, TOPICS
 from services.agents import samples
 from services.agents._lane import Parts
 from services.agents._lanes import Lanes
@@ -103,7 +103,7 @@ class Road:
             while len(await first_receipts(self.log)) < received:
                 await asyncio.sleep(0.01)
             while True:
-                committed = await self.log.committed("sinks.samples", SAMPLES_ACCEPTED)
+                committed = await self.log.committed(SINK_GROUP, SAMPLES_ACCEPTED)
                 if committed.get(0, 0) == (await self.log.spans(SAMPLES_ACCEPTED))[0].end:
                     return
                 await asyncio.sleep(0.01)

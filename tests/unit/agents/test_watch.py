@@ -21,8 +21,6 @@ from services.settings import Settings
 from tests.support.stores import MemoryStore
 from tests.unit.agents.test_lane import AGENT
 
-BEGAN = "first life"
-
 
 class Log:
     """A log of one lane that says what it is told to say."""
@@ -30,13 +28,12 @@ class Log:
     lanes = 1
 
     def __init__(self, end: int) -> None:
-        self.end, self.life = end, BEGAN
+        self.end, self.anew = end, False
 
     async def spans(self, topic: Topic) -> Mapping[int, Span]:
+        if self.anew:
+            raise Broken(f"{topic.name} was made anew")
         return {0: Span(0, self.end)}
-
-    async def incarnation(self, topic: Topic) -> str:
-        return self.life
 
     async def checkpoints(self, agent: str, lanes: object) -> Mapping[Any, Any]:
         return {}
@@ -62,7 +59,7 @@ class Deaf:
 
 
 def _parts(log: Log, clock: ManualClock) -> Parts:
-    return Parts(AGENT, log, MemoryStore(), clock, Settings(), 1, BEGAN)  # type: ignore[arg-type]
+    return Parts(AGENT, log, MemoryStore(), clock, Settings(), 1)  # type: ignore[arg-type]
 
 
 def _logged(offset: int) -> Logged:
@@ -107,7 +104,7 @@ def test_a_topic_that_was_made_anew_is_not_read_on() -> None:
     async def body() -> None:
         log = Log(9)
         lanes, _ = await _watched(log, applied=3)
-        log.life = "second life"
+        log.anew = True
         async with asyncio.timeout(5):
             await lanes.watch()
 

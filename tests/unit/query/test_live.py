@@ -19,11 +19,12 @@ from schemas.topics import (
     LANES_STORED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
+    SINK_GROUP,
     TOPICS,
 )
-from services.errors import Unavailable
+from services.errors import Broken, Unavailable
 from services.eventlog import Batch, EventLog, Reader, open_eventlog
-from services.query.live import SINK_GROUP, LiveView
+from services.query.live import LiveView
 from services.settings import Settings
 from tests.support.rounds import rounds, seed
 from tests.support.stores import MemoryStore, Row, a_block, rows_of
@@ -82,7 +83,8 @@ class Sink:
 
     async def mark(self, lane: int) -> None:
         """Say to everybody how far the store is."""
-        mark = Mark(SAMPLES_RECEIVED.name, lane, self.inserted[lane], self.inserted[lane])
+        life = await self.log.incarnation(SAMPLES_ACCEPTED)
+        mark = Mark(SAMPLES_RECEIVED.name, lane, self.inserted[lane], self.inserted[lane], life)
         await self.log.append([(LANES_STORED, 0, Envelope(mark, key=mark.key))])
         self.marks += 1
 
@@ -300,27 +302,47 @@ def test_a_full_tail_recovers_when_the_sink_has_caught_up(tmp_path: Path) -> Non
     asyncio.run(flow())
 
 
-def test_other_records_and_marks_of_other_topics_change_nothing(tmp_path: Path) -> None:
+def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
+    tmp_path: Path,
+) -> None:
     async def flow() -> None:
         async with a_log(tmp_path) as log:
             store = MemoryStore()
             async with running(LiveView(log, store, Settings())) as view:
-                stray = Mark("facts.received", 0, 9, 9)
-                await log.append([(LANES_STORED, 0, Envelope(stray, key=stray.key))])
+                stray = Mark("facts.received", 0, 9, 9, await log.incarnation(SAMPLES_ACCEPTED))
+                for mark in (stray, Mark(SAMPLES_RECEIVED.name, 0, 9, 9, "an earlier life")):
+                    await log.append([(LANES_STORED, 0, Envelope(mark, key=mark.key))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(stray))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(a_block([(1, 1, 1)])))])
-                await until(lambda: view.marks_offset == 1 and view.offsets.get(0) == 2)
+                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 2)
                 assert view.tail_rows == 1
 
     asyncio.run(flow())
 
 
+def test_a_topic_that_was_made_anew_ends_the_view(tmp_path: Path) -> None:
+    async def flow() -> None:
+        async with a_log(tmp_path) as log:
+            faulty = FaultyLog(log)
+            view = LiveView(cast(EventLog, faulty), MemoryStore(), Settings())
+            following = asyncio.create_task(view.run())
+            await until(view.ready)
+            faulty.anew = True
+            async with asyncio.timeout(10):
+                with pytest.raises(Broken, match="made anew"):
+                    await following
+
+    asyncio.run(flow())
+
+
 class FaultyLog:
-    """A log whose readers can be away once, or do not get certain accepted records any more."""
+    """A log whose readers can be away once, do not get certain accepted records any more, or find
+    a topic made anew.
+    """
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.away = False
+        self.away = self.anew = False
         self.gone: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
@@ -341,6 +363,8 @@ class FaultyReader:
     async def batch(self, **kwargs: Any) -> Batch | None:
         """The next batch, or what is left of it."""
         batch = await self._reader.batch(**kwargs)
+        if self._log.anew:
+            raise Broken("the topic was made anew")
         if batch is not None and self._log.away:
             self._log.away = False
             raise Unavailable("the log is away")

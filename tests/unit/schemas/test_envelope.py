@@ -101,7 +101,7 @@ def test_every_other_record_comes_back_as_it_was() -> None:
         Letter("reason", "detail", "source", "demo", "samples.received", 3, 4, 5, b"\xff\0", 2, 6),
         Change("point", "p", {"a": [1, {"b": None}]}, first=True, claim="c"),
         Change("point", "p", None),
-        Mark("samples.received", 3, 4, 5),
+        Mark("samples.received", 3, 4, 5, "a life"),
         Tick(17, "k"),
     ]
     for record in records:

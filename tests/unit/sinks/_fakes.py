@@ -8,26 +8,26 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 
 from schemas.blocks import Block
 from schemas.envelope import Envelope, Logged, Undecodable
 from schemas.topics import Topic
-from services.errors import Unavailable
+from services.errors import Broken, Unavailable
 from services.eventlog import Batch, LanesChanged, Span
 from services.store import Store
 
 
 class FakeLog:
-    """`events` notes commits and appends in their order. What is in `away` raises Unavailable:
-    "read", "commit", "append".
+    """`events` notes commits and appends in their order. What is in `away` raises Unavailable, what
+    is in `anew` Broken: "read", "commit", "append".
     """
 
     def __init__(self) -> None:
         self.lanes = 4
         self.events: list[tuple[object, ...]] = []
         self.away: set[str] = set()
+        self.anew: set[str] = set()
         self.readers: list[FakeReader] = []
         self._records: dict[tuple[str, int], list[Logged]] = defaultdict(list)
         self._committed: dict[tuple[str, str], dict[int, int]] = defaultdict(dict)
@@ -46,7 +46,9 @@ class FakeLog:
         return [envelope for envelope in envelopes if isinstance(envelope, Envelope)]
 
     def check(self, what: str) -> None:
-        """Raise Unavailable if that is away."""
+        """Raise Unavailable if that is away, Broken if it finds a topic made anew."""
+        if what in self.anew:
+            raise Broken("the topic was made anew")
         if what in self.away:
             raise Unavailable(f"{what} is away")
 
@@ -70,6 +72,10 @@ class FakeLog:
         reader = FakeReader(self, topics[0], group, on_assigned, on_revoked)
         self.readers.append(reader)
         return reader
+
+    async def incarnation(self, topic: Topic) -> str:
+        """See the port."""
+        return f"{topic.name}'s life"
 
     async def spans(self, topic: Topic) -> Mapping[int, Span]:
         """See the port."""
@@ -144,12 +150,7 @@ class FakeReader:
         self.assign(*range(self._log.lanes))
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._log.readers.remove(self)
 
 

@@ -21,6 +21,7 @@ from schemas.topics import (
     LANES_STORED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
+    SINK_GROUP,
     TOPICS,
 )
 from services.clock import SystemClock
@@ -78,6 +79,11 @@ def test_there_is_a_sink_for_every_table_under_its_name() -> None:
     assert [(sink.name, sink.source) for sink in all_sinks()] == [
         (table.name, table.topic) for table in TABLES
     ]
+
+
+def test_the_group_that_others_look_at_is_the_sink_of_the_accepted_samples() -> None:
+    of_samples = [f"sinks.{sink.name}" for sink in all_sinks() if sink.source is SAMPLES_ACCEPTED]
+    assert of_samples == [SINK_GROUP]
     assert {"samples", "refused", "points", "devices"} == {table.name for table in TABLES}
 
 
@@ -123,8 +129,9 @@ def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None
                 marks = [
                     r.envelope.record for r in batch.records if isinstance(r.envelope, Envelope)
                 ]
-            assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1) in marks
-            assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1) in marks
+            life = await log.incarnation(SAMPLES_ACCEPTED)
+            assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1, life) in marks
+            assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1, life) in marks
 
     asyncio.run(body())
 

@@ -156,7 +156,8 @@ def test_what_is_written_is_committed_and_then_its_mark_is_published() -> None:
                 # Where the second came too late for the first's batch.
                 [("write", 1), ("commit", 2, 2), ("append", LANES_STORED.name, 0)],
             )
-            assert bench.marks[-1] == Mark(SAMPLES_RECEIVED.name, 2, 41, 2)
+            life = await bench.log.incarnation(SAMPLES_ACCEPTED)
+            assert bench.marks[-1] == Mark(SAMPLES_RECEIVED.name, 2, 41, 2, life)
             assert bench.log.on(LANES_STORED)[-1].key == bench.marks[-1].key
 
     play(body)
@@ -276,6 +277,22 @@ def test_while_the_log_is_away_the_worker_waits_and_then_goes_on(part: str) -> N
             await bench.until(lambda: bench.marks)
             assert bench.commits == [(0, 1)]
             assert bench.target.rows == {(1, 1)}
+
+    play(body)
+
+
+def test_a_topic_that_was_made_anew_ends_the_worker_without_a_mark() -> None:
+    async def body() -> None:
+        async with a_bench() as bench:
+            bench.target.open.clear()
+            bench.log.add(SAMPLES_ACCEPTED, 0, a_record(1, received=3))
+            await bench.until(lambda: bench.target.writes)
+            bench.log.anew.add("commit")
+            bench.target.open.set()
+            async with asyncio.timeout(SOON_S):
+                with pytest.raises(Broken, match="made anew"):
+                    await bench.running
+            assert (bench.commits, bench.marks) == ([], [])
 
     play(body)
 
