@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,6 +128,14 @@ class Cluster(Plant):
     def stop_one(self, name: str) -> None:
         """An orderly stop."""
         self._running[name].stop()
+
+    def freeze_one(self, name: str) -> None:
+        """Let it stand still; its connections stay open."""
+        self._running[name].signal(signal.SIGSTOP)
+
+    def thaw_one(self, name: str) -> None:
+        """Let a frozen one go on."""
+        self._running[name].signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """kill -9 to everything at once."""

@@ -123,5 +123,5 @@ def _comes_to_read(
     client: Client, rows: Sequence[Row], expected: Sequence[tuple[int, float]]
 ) -> None:
     """The answer comes with the verdict; the view of another process follows a moment later."""
-    wait_for(lambda: _read(client, rows)[-1:] == [expected[-1]], seconds=10, what="the last value")
+    wait_for(lambda: _read(client, rows)[-1:] == [expected[-1]], what="the last value")
     assert _read(client, rows) == expected

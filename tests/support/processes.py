@@ -40,7 +40,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_for(condition: Callable[[], T], *, seconds: float = 10, what: str = "") -> T:
+def wait_for(condition: Callable[[], T], *, seconds: float = 30, what: str = "") -> T:
     """The first true answer of `condition`, asked again and again; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -8,58 +8,28 @@ meets an installation of this machine; everything is removed at the end, volumes
 from __future__ import annotations
 
 import json
+import random
 import re
-import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
+import paho.mqtt.publish
 import pytest
 
 from tests.support.containers import compose_command, docker, engine, image
-from tests.support.processes import ROOT, environment, free_port, run, wait_for
+from tests.support.load import Load
+from tests.support.plant import moment
+from tests.support.processes import ROOT, let_pass, run, wait_for
+from tests.support.rounds import rounds, seed
+from tests.support.stack import IMAGE, Stack, Tenant, a_stack, a_tenant
 
 pytestmark = [pytest.mark.system, pytest.mark.needs_containers]
 
-IMAGE = "lineshaft:test"
 SERVER = ["infra/compose.yaml", "tests/compose.override.yaml"]
 EMBEDDED = ["infra/compose.embedded.yaml"]
-PORTS = ("HTTP_PORT", "MQTT_PORT", "CLICKHOUSE_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT")
-
-
-@dataclass(frozen=True)
-class Stack:
-    """A compose project under its own name and ports."""
-
-    files: list[str]
-    env: dict[str, str]
-    env_file: Path
-
-    def __call__(self, *arguments: str, check: bool = True, seconds: float = 300) -> str:
-        """Run a compose command; what it wrote to standard output."""
-        files = [part for file in self.files for part in ("-f", file)]
-        argv = [*compose_command(), *files, "--env-file", str(self.env_file), *arguments]
-        return run(argv, env=self.env, check=check, seconds=seconds).stdout
-
-    def lineshaft(self, *arguments: str) -> Any:
-        """The JSON answer of a command in the edge's container."""
-        return json.loads(self("exec", "-T", "edge", "lineshaft", *arguments))
-
-    def address(self, port: str) -> str:
-        """The HTTP address behind one of PORTS."""
-        return f"http://127.0.0.1:{self.env[port]}"
-
-
-def a_stack(folder: Path, files: list[str]) -> Stack:
-    """A project with fresh secrets; nothing runs yet."""
-    env_file = folder / "env"
-    run(["infra/secrets", str(env_file)])
-    name = f"lineshaft-test-{secrets.token_hex(4)}"
-    ports = {port: str(free_port()) for port in PORTS}
-    env = environment(COMPOSE_PROJECT_NAME=name, LINESHAFT_IMAGE=IMAGE, **ports)
-    return Stack(files, env, env_file)
+ROLES = ("edge", "agents", "sinks")
+MOMENT_MS = 1_767_225_600_000
 
 
 @pytest.fixture(scope="module")
@@ -75,85 +45,33 @@ def server(built: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[St
     image("apache/kafka:4.1.0", "prom/prometheus:v2.42.0")
     stack = a_stack(tmp_path_factory.mktemp("server"), SERVER)
     try:
-        stack("up", "-d", "prometheus", "edge", "agents", "sinks")
-        wait_ready(stack, "edge", "agents", "sinks")
+        stack("up", "-d", "prometheus", *ROLES)
+        stack.wait_ready(*ROLES)
         yield stack
     finally:
         stack("down", "-v", "--remove-orphans", check=False)
 
 
-def wait_ready(stack: Stack, *roles: str) -> None:
-    """Wait until every role calls itself ready, as its health check asks."""
+def _push(tenant: Tenant, value: str) -> tuple[int, list[int]]:
+    """Ingest one value at a fixed time, asked again while the judge is away (503)."""
 
-    def ready() -> bool:
-        return all(
-            run([*docker_exec(stack, role), "lineshaft", "ready"], check=False).returncode == 0
-            for role in roles
-        )
+    def decided() -> list[tuple[int, list[int]]]:
+        answer = tenant.client().post([(moment(MOMENT_MS), value)])
+        return [] if answer[0] == 503 else [answer]
 
-    wait_for(ready, seconds=180, what=f"ready: {', '.join(roles)}")
+    return wait_for(decided, seconds=90, what="a verdict")[0]
 
 
-def docker_exec(stack: Stack, role: str) -> list[str]:
-    """How to run a command in the container of a role."""
-    container = stack("ps", "-q", role).strip()
-    return ["docker", "exec", container]
-
-
-@dataclass
-class BuildingX:
-    """A client of Building X's contract, with a point of its own."""
-
-    http: str
-    partition: str
-    point: str
-    token: str
-
-    @classmethod
-    def on(cls, stack: Stack, tenant: str) -> BuildingX:
-        """Make tenant, device, point and client; get a token."""
-        partition = stack.lineshaft("tenants", "add", tenant, tenant.title())["uuid"]
-        device = stack.lineshaft("devices", "add", tenant, "boiler")["id"]
-        declared = ("temperature", "--kind", "double")
-        point = stack.lineshaft("points", "add", tenant, device, *declared)["id"]
-        scopes = ("--use", "client", "--scopes", "ingest", "read")
-        key, secret = stack.lineshaft("keys", "add", tenant, "gateway", *scopes)
-        http = stack.address("HTTP_PORT")
-        grant = {"grant_type": "client_credentials", "audience": "https://horizon.siemens.com"}
-        grant |= {"client_id": key["id"], "client_secret": secret}
-        answer = httpx.post(f"{http}/oauth/token", json=grant)
-        assert answer.status_code == 200, answer.text
-        return cls(http, partition, point, answer.json()["access_token"])
-
-    @property
-    def _url(self) -> str:
-        return f"{self.http}/ingest/partitions/{self.partition}/points/{self.point}/values"
-
-    @property
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.token}"}
-
-    def push(self, value: float) -> httpx.Response:
-        """Ingest one value at a fixed time, asked again while the judge is away (503)."""
-        attributes = {"timestamp": "2026-01-01T00:00:00.000Z", "value": str(value)}
-        body = {"data": [{"type": "PointValue", "attributes": attributes}]}
-        headers = self._headers | {"Content-Type": "application/vnd.api+json"}
-
-        def decided() -> httpx.Response | None:
-            answer = httpx.post(self._url, json=body, headers=headers, timeout=30)
-            return None if answer.status_code == 503 else answer
-
-        answer = wait_for(decided, seconds=90, what="a verdict")
-        assert answer is not None
-        return answer
-
-    def read(self) -> list[Any]:
-        """All values, as the contract shows them."""
-        span = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
-        asked = {f"filter[timestamp][{end}]": moment for end, moment in span.items()}
-        answer = httpx.get(self._url, params=asked, headers=self._headers, timeout=30)
-        assert answer.status_code == 200, answer.text
-        return [item["attributes"]["value"] for item in answer.json()["data"]]
+def _read(tenant: Tenant) -> list[float]:
+    """All values of the point by Building X's own read."""
+    client, bx = tenant.client(), tenant.facts["building_x"]
+    path = f"/ingest/partitions/{bx['partition_id']}/points/{bx['point_id']}/values"
+    span = {"from": "2026-01-01T00:00:00Z", "to": "2026-01-02T00:00:00Z"}
+    asked = "&".join(f"filter[timestamp][{end}]={at}" for end, at in span.items())
+    headers = {"Authorization": f"Bearer {client.token()}"}
+    status, answer, _ = client.http.request("GET", f"{path}?{asked}", headers=headers)
+    assert status == 200, answer
+    return [float(item["attributes"]["value"]) for item in answer["data"]]
 
 
 @pytest.mark.parametrize("files", [SERVER[:1], SERVER, EMBEDDED], ids=str)
@@ -208,10 +126,9 @@ def test_the_image_brings_no_secret(built: None) -> None:
 
 
 def test_a_value_goes_the_whole_road(server: Stack) -> None:
-    client = BuildingX.on(server, "road")
-    assert client.push(21.5).status_code == 204
-    wait_for(client.read, what="the value in an answer")
-    assert [float(value) for value in client.read()] == [21.5]
+    tenant = a_tenant(server, "road")
+    assert _push(tenant, "21.5") == (204, [])
+    assert wait_for(lambda: _read(tenant), what="the value in an answer") == [21.5]
     password = re.search(r"CLICKHOUSE_PASSWORD=(\w+)", server.env_file.read_text())
     assert password
 
@@ -225,37 +142,97 @@ def test_a_value_goes_the_whole_road(server: Stack) -> None:
     assert wait_for(stored, seconds=30, what="the row in the store") == ["21.5"]
 
 
+def test_a_value_that_came_by_mqtt_is_a_devices_latest(server: Stack) -> None:
+    tenant = a_tenant(server, "mqtt")
+    opticloud = tenant.facts["opticloud"]
+    paho.mqtt.publish.single(
+        "v1/devices/me/telemetry",
+        json.dumps({"ts": MOMENT_MS, "values": {"humidity": 41.5}}),
+        qos=1,
+        port=tenant.mqtt_port,
+        auth={"username": opticloud["device_token"]},
+    )
+    client, device = tenant.client(), opticloud["device_id"]
+    latest = wait_for(lambda: client.latest(device), what="the value in latest")
+    assert latest == {"humidity": [{"ts": MOMENT_MS, "value": "41.5"}]}
+    assert client.range(MOMENT_MS, MOMENT_MS + 1, device=device, key="humidity") == [
+        (MOMENT_MS, "41.5")
+    ]
+
+
 def test_a_killed_judge_remembers_what_it_judged(server: Stack) -> None:
-    client = BuildingX.on(server, "killed")
-    assert client.push(1.5).status_code == 204
+    tenant = a_tenant(server, "killed")
+    assert _push(tenant, "1.5") == (204, [])
     server("kill", "-s", "KILL", "agents")
     server("start", "agents")
-    assert client.push(2.5).status_code == 202, "the moment is taken: first wins"
-    assert [float(value) for value in client.read()] == [1.5]
+    assert _push(tenant, "2.5") == (202, [0]), "the moment is taken: first wins"
+    assert _read(tenant) == [1.5]
+
+
+def test_each_container_killed_in_turn_under_load_loses_and_doubles_nothing(server: Stack) -> None:
+    chosen = seed()
+    chance = random.Random(chosen)
+    with Load(a_tenant(server, "turns"), seed=chosen, pause_seconds=0.01) as load:
+        for _ in range(rounds(1)):
+            victims = [*ROLES, "kafka", "clickhouse"]
+            chance.shuffle(victims)
+            for victim in victims:
+                let_pass(chance.uniform(0.5, 3))
+                server("kill", "-s", "KILL", victim)
+                let_pass(chance.uniform(0, 2))
+                server("start", victim)
+                server.wait_ready(*ROLES)
+        let_pass(1)
+    findings = load.findings()
+    print(f"{load.history}: {findings}")
+    assert load.history.told("kept") > 500
+    assert findings.clean, str(findings)
 
 
 def test_prometheus_sees_every_role_and_balanced_books(server: Stack) -> None:
-    client = BuildingX.on(server, "metrics")
-    assert client.push(1.5).status_code == 204
-
-    def value(query: str) -> dict[str, float]:
-        url = f"{server.address('PROMETHEUS_PORT')}/api/v1/query"
-        found = httpx.get(url, params={"query": query}, timeout=30).json()["data"]["result"]
-        return {item["metric"].get("role", ""): float(item["value"][1]) for item in found}
-
-    roles = {"edge": 1.0, "agents": 1.0, "sinks": 1.0}
-    wait_for(lambda: value('up{job="lineshaft"}') == roles, seconds=60, what="all roles scraped")
+    assert _push(a_tenant(server, "books"), "1.5") == (204, [])
+    ups = dict.fromkeys(ROLES, 1.0)
+    wait_for(
+        lambda: _asked(server, 'up{job="lineshaft"}') == ups, seconds=60, what="all roles scraped"
+    )
     received = "sum(lineshaft_samples_received_total)"
-    wait_for(lambda: value(received).get("", 0) >= 1, seconds=60, what="the sample in the counters")
+    wait_for(
+        lambda: _asked(server, received).get("", 0) >= 1,
+        seconds=60,
+        what="the sample in the counters",
+    )
     judged = "sum(lineshaft_samples_judged_total)"
-    assert value(f"{received} - {judged}") == {"": 0.0}
+    assert _asked(server, f"{received} - {judged}") == {"": 0.0}
+
+
+def _asked(stack: Stack, query: str) -> dict[str, float]:
+    """A query's answer by role ("" where it has none)."""
+    url = f"{stack.address('PROMETHEUS_PORT')}/api/v1/query"
+    answer = httpx.get(url, params={"query": query}, timeout=30).json()
+    assert answer["status"] == "success", (query, answer)
+    return {
+        item["metric"].get("role", ""): float(item["value"][1]) for item in answer["data"]["result"]
+    }
+
+
+def test_every_query_of_the_dashboard_returns_data(server: Stack) -> None:
+    """Two scrapes after some traffic there is a line, or a zero, in every panel."""
+    dashboard = json.loads((ROOT / "infra/grafana/dashboards/lineshaft.json").read_text())
+    queries = {target["expr"] for panel in dashboard["panels"] for target in panel["targets"]}
+    assert len(queries) > 20
+    with Load(a_tenant(server, "panels"), seed=seed(), pause_seconds=0.05):
+
+        def empty() -> set[str]:
+            return {query for query in queries if not _asked(server, query)}
+
+        wait_for(lambda: not empty(), seconds=60, what="data behind every panel")
 
 
 def test_the_embedded_stack_starts(built: None, tmp_path: Path) -> None:
     stack = a_stack(tmp_path, EMBEDDED)
     try:
         stack("up", "-d")
-        wait_ready(stack, "lineshaft")
+        stack.wait_ready("lineshaft")
         assert httpx.get(f"{stack.address('HTTP_PORT')}/readyz").json()["ready"] is True
     finally:
         stack("down", "-v", check=False)
