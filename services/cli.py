@@ -16,6 +16,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,7 @@ def _prepared(chosen: Settings) -> bool:
     """Make topics and tables once log and store are there; False where the stop came first."""
 
     async def body(stop: asyncio.Event) -> bool:
-        done = await runtime.prepare_when_there(chosen, stop)
+        done = await runtime.when_there(partial(runtime.prepare, chosen), stop)
         for line in done or ():
             _logger.info("prepared: %s", line)
         return done is not None

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -35,11 +35,12 @@ from services.listener import Listener, Tls
 from services.settings import Settings
 from services.store import Store, open_store
 
+T = TypeVar("T")
 Check = Callable[[], str | None]
 Asgi = Callable[..., Any]
 
 _TRIM_SECONDS = 60
-_PREPARE_PAUSE_SECONDS, _PREPARE_PAUSE_SECONDS_MAX = 0.5, 4.0
+_AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 0.5, 4.0
 _DRAIN_SECONDS_MAX = 7
 """Of the ten that a supervisor gives a process to end; what is left is for those behind the doors.
 """
@@ -101,21 +102,28 @@ class Service(Protocol):
 
 @asynccontextmanager
 async def open_runtime(settings: Settings, stop: asyncio.Event) -> AsyncIterator[Runtime]:
-    """Open log, store, catalogue; embedded engines are prepared (topics, migrations) on the way.
+    """Open log, store, catalogue; embedded engines are prepared (topics, migrations) on the way. A
+    log that is a server is waited for.
 
     Raises Unavailable where `stop` is set before the catalogue has been read.
     """
     clock = SystemClock()
     secret = installation_secret(settings)
     async with AsyncExitStack() as stack:
-        log = await stack.enter_async_context(
-            open_eventlog(
-                settings.log_url,
-                lanes=settings.lanes,
-                prefix=settings.topic_prefix,
-                queued_bytes_max=settings.log_queue_bytes_max,
+
+        async def open_log() -> EventLog:
+            return await stack.enter_async_context(
+                open_eventlog(
+                    settings.log_url,
+                    lanes=settings.lanes,
+                    prefix=settings.topic_prefix,
+                    queued_bytes_max=settings.log_queue_bytes_max,
+                )
             )
-        )
+
+        log = await (open_log() if settings.log_embedded else when_there(open_log, stop))
+        if log is None:
+            raise Unavailable("stopped before the event log was there")
         store = await stack.enter_async_context(open_store(settings.store_url))
         if settings.log_embedded:
             await log.create(topics_of(settings))
@@ -166,34 +174,28 @@ async def prepare(settings: Settings) -> list[str]:
     return done
 
 
-async def prepare_when_there(
-    settings: Settings,
-    stop: asyncio.Event,
-    *,
-    attempt: Callable[[Settings], Awaitable[list[str]]] = prepare,
-) -> list[str] | None:
-    """What `prepare` did, tried again while log or store is away; None where `stop` comes first."""
-    trying = asyncio.create_task(_until_there(settings, attempt), name="prepare")
+async def when_there(attempt: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
+    """What `attempt` gives, tried again while it raises Unavailable; None where `stop` comes first."""
+    trying = asyncio.create_task(_patiently(attempt), name="wait for log and store")
     ended = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({trying, ended}, return_when=asyncio.FIRST_COMPLETED)
-        return trying.result() if trying.done() else None
+        return None if stop.is_set() else trying.result()
     finally:
         trying.cancel()
         ended.cancel()
+        await asyncio.gather(trying, ended, return_exceptions=True)
 
 
-async def _until_there(
-    settings: Settings, attempt: Callable[[Settings], Awaitable[list[str]]]
-) -> list[str]:
-    wait_seconds = _PREPARE_PAUSE_SECONDS
+async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
+    wait_seconds = _AGAIN_SECONDS
     while True:
         try:
-            return await attempt(settings)
+            return await attempt()
         except Unavailable as error:
             _logger.warning("waiting, again in %g s: %s", wait_seconds, error)
         await asyncio.sleep(wait_seconds)
-        wait_seconds = min(2 * wait_seconds, _PREPARE_PAUSE_SECONDS_MAX)
+        wait_seconds = min(2 * wait_seconds, _AGAIN_SECONDS_MAX)
 
 
 def topics_of(settings: Settings) -> list[Topic]:

@@ -20,10 +20,12 @@ from aiokafka.errors import (
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
     KafkaError,
+    NotCoordinatorError,
     TopicAlreadyExistsError,
     for_code,
 )
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.types import (
     AbstractType,
     Boolean,
@@ -42,6 +44,12 @@ from services.errors import Broken, Unavailable
 _RECORD_BYTES_MAX = 1 << 20
 _SEGMENT_BYTES = 16 << 20
 _COORDINATOR_SECONDS_MAX = 10
+_COORDINATOR_MOVES = (
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    NotCoordinatorError,
+)
+"""The cluster's first group ever, or a broker that has just come or gone."""
 
 
 class _Uuid(AbstractType[bytes]):  # type: ignore[misc]
@@ -162,15 +170,31 @@ async def committed(
         async with asyncio.timeout(_COORDINATOR_SECONDS_MAX):
             while True:
                 try:
-                    found: Mapping[
-                        TopicPartition, OffsetAndMetadata
-                    ] = await admin.list_consumer_group_offsets(group)
-                    return {partition: at for partition, at in found.items() if at.offset >= 0}
-                except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError):
-                    # The cluster's first group ever, or a broker that has just come back.
+                    return await _committed(admin, group)
+                except _COORDINATOR_MOVES:
                     await asyncio.sleep(0.2)
     except (KafkaError, TimeoutError) as error:
         raise Unavailable(f"Kafka does not tell its offsets: {error!r}") from error
+
+
+async def _committed(
+    admin: AIOKafkaAdminClient, group: str
+) -> Mapping[TopicPartition, OffsetAndMetadata]:
+    """aiokafka's own question passes over the error of the whole answer, which then looks as if
+    nothing were committed.
+    """
+    coordinator = await admin.find_coordinator(group)
+    answer = await admin._send_request(OffsetFetchRequest(group, None), coordinator)
+    found = {}
+    codes = [getattr(answer, "error_code", 0)]
+    for topic, partitions in answer.topics:
+        for partition, offset, metadata, code in partitions:
+            codes.append(code)
+            if offset >= 0:
+                found[TopicPartition(topic, partition)] = OffsetAndMetadata(offset, metadata)
+    for code in filter(None, codes):
+        raise for_code(code)(f"offsets of {group}")
+    return found
 
 
 async def create(admin: AIOKafkaAdminClient, topics: Mapping[str, tuple[Topic, int]]) -> None:
@@ -181,8 +205,12 @@ async def create(admin: AIOKafkaAdminClient, topics: Mapping[str, tuple[Topic, i
         for name, (topic, partitions) in topics.items()
     ]
     try:
+        if admin._client.cluster.controller is None:
+            await admin._client.force_metadata_update()
+        if admin._client.cluster.controller is None:
+            raise Unavailable("Kafka has no controller (yet)")
         answer = await admin.create_topics(new, timeout_ms=20_000)
-    except KafkaError as error:
+    except (KafkaError, TimeoutError) as error:
         raise Unavailable(f"Kafka does not make topics: {error!r}") from error
     for name, code, *why in answer.topic_errors:
         if code and for_code(code) is not TopicAlreadyExistsError:

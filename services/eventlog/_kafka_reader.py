@@ -64,9 +64,12 @@ class KafkaReader:
         self._names = {topic.name: name for name, topic in topics.items()}
         self._group, self._start, self._lanes = group, start, lanes
         self.on_assigned, self.on_revoked = on_assigned, on_revoked
-        self._ready: deque[tuple[TopicPartition, deque[Any]]] = deque()
+        self._ready: dict[TopicPartition, deque[Any]] = {}
+        """What was fetched and not given, the lanes in the order of their turns."""
         self._paused: set[TopicPartition] = set()
         self._held: set[TopicPartition] = set()
+        self._placed = asyncio.Event()
+        self._placing: asyncio.Task[None] | None = None
         self._polling: asyncio.Task[None] | None = None
         self._ending = False
         self._woken = asyncio.Event()
@@ -91,23 +94,23 @@ class KafkaReader:
         Broken where a topic was made anew.
         """
         self._lives.check(self._topics)
+        if self._placing and self._placing.done():
+            self._placing.result()
         if not self._deliverable:
             await self._wait(wait_ms)
-        for _ in range(len(self._ready)):
-            partition, records = self._ready.popleft()
-            if not self._gives(partition):
-                self._ready.append((partition, records))
-                continue
-            given = [records.popleft() for _ in range(min(records_max, len(records)))]
-            if records:
-                self._ready.append((partition, records))
-            logged = [_logged(record) for record in given]
-            return Batch(self._topics[partition.topic], partition.partition, logged)
-        return None
+        partition = next(filter(self._gives, self._ready), None)
+        if partition is None:
+            return None
+        records = self._ready.pop(partition)
+        given = [records.popleft() for _ in range(min(records_max, len(records)))]
+        if records:
+            self._ready[partition] = records
+        logged = [_logged(record) for record in given]
+        return Batch(self._topics[partition.topic], partition.partition, logged)
 
     @property
     def _deliverable(self) -> bool:
-        return any(self._gives(partition) for partition, _ in self._ready)
+        return any(map(self._gives, self._ready))
 
     def _gives(self, partition: TopicPartition) -> bool:
         """A lane that a rebalance brings is fetched from before it is placed (see `place`)."""
@@ -135,10 +138,12 @@ class KafkaReader:
         no seek and no rebalance can fall in between.
         """
         while not self._deliverable:
+            await self._placed.wait()
             fetched = await self._consumer.getmany(timeout_ms=_POLL_MS)
-            self._ready.extend(
-                (partition, deque(records)) for partition, records in fetched.items() if records
-            )
+            for partition, records in fetched.items():
+                # Of a paused lane there may be some already: these come behind them.
+                if records:
+                    self._ready.setdefault(partition, deque()).extend(records)
 
     def seek(self, topic: Topic, lane: int, offset: int) -> None:
         """Read on from `offset`; without effect on a lane that this reader does not hold."""
@@ -191,7 +196,7 @@ class KafkaReader:
     async def __aenter__(self) -> Self:
         try:
             await self._consumer.start()
-            await self._lives.meet(self._topics)
+            await self._meet()
             if self._group is not None:
                 self._consumer.subscribe(list(self._topics), listener=_Listener(self))
             else:
@@ -219,6 +224,7 @@ class KafkaReader:
         ]
         self._consumer.assign(wanted)
         self._held = set(wanted)
+        self._placed.set()
         if self._start is Start.END:
             ends = await self._consumer.end_offsets(wanted)
             for partition, offset in ends.items():
@@ -229,26 +235,37 @@ class KafkaReader:
             for partition, begin in begins.items():
                 self._consumer.seek(partition, max(begin, starts.get(partition.partition, 0)))
 
-    async def place(self, partitions: Collection[TopicPartition]) -> None:
-        """Where the group has committed nothing in this life of a topic, a lane begins where
-        `start` says; to the others the consumer goes by itself.
+    async def given(self, partitions: Collection[TopicPartition]) -> None:
+        """A rebalance gives these. The client logs what its listener raises, and goes on; so that
+        is left for `batch` to raise.
+        """
+        self._placing = asyncio.create_task(self._place(partitions), name="place lanes")
+        try:
+            await asyncio.wait({self._placing})
+        finally:
+            self._placing.cancel()
+
+    async def _place(self, partitions: Collection[TopicPartition]) -> None:
+        """Have each lane begin where the group is in this life of its topic, else where `start`
+        says. The consumer would go to a commit of whatever life, and takes a coordinator that has
+        just moved for one that knows of no commit.
         """
         committed = await self._committed_patiently()
         starts = self._start if isinstance(self._start, Mapping) else {}
-        earlier = []
+        fresh = []
         for partition in partitions:
             at = committed.get(partition)
-            if at is not None and self._lives.counts(partition.topic, at.metadata):
-                continue
-            if (offset := starts.get(partition.partition)) is not None:
-                self._drop([partition])
+            counts = at is not None and self._lives.counts(partition.topic, at.metadata)
+            offset = at.offset if at and counts else starts.get(partition.partition)
+            if offset is None:
+                fresh.append(partition)
+            else:
                 self._consumer.seek(partition, offset)
-            elif at is not None:
-                earlier.append(partition)
-        if earlier:
-            self._drop(earlier)
+        if fresh:
             consumer, to_end = self._consumer, self._start is Start.END
-            await (consumer.seek_to_end if to_end else consumer.seek_to_beginning)(*earlier)
+            await (consumer.seek_to_end if to_end else consumer.seek_to_beginning)(*fresh)
+        self._drop(partitions)
+        self._assigned(partitions)
 
     async def _committed_patiently(self) -> Mapping[TopicPartition, OffsetAndMetadata]:
         """What the group committed. Waits while Kafka is away, until the reader ends: lanes that
@@ -256,7 +273,7 @@ class KafkaReader:
         """
         while True:
             try:
-                await self._lives.meet(self._topics)
+                await self._meet()
                 return await self._committed()
             except Unavailable as error:
                 if self._ending:
@@ -264,10 +281,15 @@ class KafkaReader:
                 _logger.warning("%s: lanes cannot be placed: %s", self._group, error)
             await asyncio.sleep(_PLACE_PAUSE_SECONDS)
 
-    def assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """A rebalance gave these."""
+    async def _meet(self) -> None:
+        """Note which lives the topics have. Raises Unavailable where one is not there."""
+        await self._lives.meet(self._topics)
+        if missing := [name for name in self._topics if not self._lives.of(name)]:
+            raise Unavailable(f"{', '.join(missing)}: not there (yet): run `lineshaft migrate`")
+
+    def _assigned(self, partitions: Collection[TopicPartition]) -> None:
         self._held = set(partitions)
-        self._woken.set()
+        self._placed.set()
         if self.on_assigned:
             given = dict(self._by_topic(partitions))
             for topic in self._topics.values():
@@ -278,6 +300,7 @@ class KafkaReader:
         self._drop(partitions)
         self._paused -= set(partitions)
         self._held = self._held - set(partitions)
+        self._placed.clear()
         if self.on_revoked:
             for topic, lanes in self._by_topic(partitions):
                 self.on_revoked(topic, lanes)
@@ -289,16 +312,18 @@ class KafkaReader:
         return [(self._topics[name], numbers) for name, numbers in lanes.items()]
 
     def _drop(self, partitions: Collection[TopicPartition]) -> None:
-        self._ready = deque(held for held in self._ready if held[0] not in partitions)
+        for partition in partitions:
+            self._ready.pop(partition, None)
 
     def _partition(self, topic: Topic, lane: int) -> TopicPartition:
         return TopicPartition(self._names[topic.name], lane)
 
     async def _stop(self) -> None:
         self._ending = True
-        if self._polling:
-            self._polling.cancel()
-            await asyncio.gather(self._polling, return_exceptions=True)
+        tasks = [task for task in (self._polling, self._placing) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
             async with asyncio.timeout(_STOP_SECONDS_MAX):
                 await self._consumer.stop()
@@ -323,5 +348,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._reader.revoked(revoked)
 
     async def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
-        await self._reader.place(assigned)
-        self._reader.assigned(assigned)
+        await self._reader.given(assigned)

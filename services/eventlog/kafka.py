@@ -256,13 +256,14 @@ class KafkaLog:
                 )
 
     async def _appeared(self, names: Sequence[str]) -> Mapping[str, _kafka_admin.Described]:
-        """The topics, once all brokers know of them."""
-        async with asyncio.timeout(30):
-            while True:
-                there = await self._describe(names)
-                if len(there) == len(names):
-                    return there
-                await asyncio.sleep(0.1)
+        """The topics, once all brokers know of them. Raises Unavailable where that takes long."""
+        try:
+            async with asyncio.timeout(30):
+                while len(there := await self._describe(names)) < len(names):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise Unavailable("Kafka does not show topics that it made") from None
+        return there
 
     async def trim(self, now_ms: int) -> int:
         """Kafka applies retention itself."""
@@ -286,6 +287,9 @@ class KafkaLog:
         except KafkaError as error:
             await self._close()
             raise Unavailable(f"Kafka at {','.join(self._brokers)} is away: {error!r}") from error
+        except (Unavailable, Broken):
+            await self._close()
+            raise
         self._lives.start()
         self._closed = False
         return self

@@ -21,6 +21,7 @@ def away(tmp_path: Path) -> dict[str, str]:
         LINESHAFT_STORE=f"clickhouse://127.0.0.1:{free_port()}/lineshaft",
         LINESHAFT_DATA_DIR=str(tmp_path),
         LINESHAFT_LOG_FORMAT="text",
+        LINESHAFT_SECRET="a-secret-of-the-tests-of-32-or-more-characters",
     )
 
 
@@ -32,6 +33,14 @@ def test_up_waits_for_its_servers_and_ends_at_once_when_told(
         process.wait_output(r"waiting, again in 1 s: Kafka at 127\.0\.0\.1:\d+ is away")
         process.signal(number)
         assert process.wait(seconds=5) == 0
+
+
+def test_a_service_waits_for_its_log_too(away: dict[str, str], tmp_path: Path) -> None:
+    with started([*LINESHAFT, "run", "sinks"], output=tmp_path / "output", env=away) as process:
+        process.wait_output(r"waiting, again in 1 s: Kafka at 127\.0\.0\.1:\d+ is away")
+        process.signal(signal.SIGTERM)
+        assert process.wait(seconds=5) == 1
+        assert "stopped before the event log was there" in process.output()
 
 
 def test_migrate_does_not_wait(away: dict[str, str]) -> None:

@@ -14,7 +14,7 @@ from fastapi import APIRouter
 from services import ops
 from services.catalogue import View
 from services.errors import Broken, Unavailable
-from services.runtime import Mounted, _read_through, prepare_when_there, serve
+from services.runtime import Mounted, _read_through, serve, when_there
 from services.settings import Settings
 
 
@@ -160,7 +160,7 @@ class Preparing:
         self._away = away
         self.began = asyncio.Event()
 
-    async def __call__(self, settings: Settings) -> list[str]:
+    async def __call__(self) -> list[str]:
         self.began.set()
         if self._away == 0:
             return ["9 topics in 16 lanes"]
@@ -171,8 +171,7 @@ class Preparing:
 def test_preparing_waits_for_log_and_store_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     async def body() -> list[str] | None:
         async with asyncio.timeout(10):
-            preparing = Preparing(away=1)
-            return await prepare_when_there(Settings(), asyncio.Event(), attempt=preparing)
+            return await when_there(Preparing(away=1), asyncio.Event())
 
     assert asyncio.run(body()) == ["9 topics in 16 lanes"]
     assert [record.getMessage() for record in caplog.records] == [
@@ -182,14 +181,14 @@ def test_preparing_waits_for_log_and_store_and_says_so(caplog: pytest.LogCapture
 
 def test_preparing_ends_at_once_with_the_stop() -> None:
     class Hanging(Preparing):
-        async def __call__(self, settings: Settings) -> list[str]:
+        async def __call__(self) -> list[str]:
             self.began.set()
             await asyncio.Event().wait()
             return []
 
     async def body(preparing: Preparing) -> None:
         stop = asyncio.Event()
-        waiting = asyncio.create_task(prepare_when_there(Settings(), stop, attempt=preparing))
+        waiting = asyncio.create_task(when_there(preparing, stop))
         await preparing.began.wait()
         stop.set()
         async with asyncio.timeout(0.4):
@@ -200,8 +199,21 @@ def test_preparing_ends_at_once_with_the_stop() -> None:
 
 
 def test_preparing_does_not_wait_for_what_will_not_mend_itself() -> None:
-    async def broken(_: Settings) -> list[str]:
+    async def broken() -> list[str]:
         raise Broken("another number of lanes")
 
     with pytest.raises(Broken):
-        asyncio.run(prepare_when_there(Settings(), asyncio.Event(), attempt=broken))
+        asyncio.run(when_there(broken, asyncio.Event()))
+
+
+def test_a_stop_that_comes_with_the_last_attempt_counts() -> None:
+    async def body() -> None:
+        stop = asyncio.Event()
+
+        async def stopped_meanwhile() -> str:
+            stop.set()
+            return "prepared"
+
+        assert await when_there(stopped_meanwhile, stop) is None
+
+    asyncio.run(body())
