@@ -175,7 +175,7 @@ async def prepare(settings: Settings) -> list[str]:
 
 
 async def when_there(attempt: Callable[[], Awaitable[T]], stop: asyncio.Event) -> T | None:
-    """What `attempt` gives, tried again while it raises Unavailable; None where `stop` comes first."""
+    """What `attempt` gives, tried again while it is Unavailable; None where `stop` comes first."""
     trying = asyncio.create_task(_patiently(attempt), name="wait for log and store")
     ended = asyncio.create_task(stop.wait())
     try:

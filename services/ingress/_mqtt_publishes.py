@@ -263,12 +263,13 @@ class Publishes:
         line, answers = self._line, []
         while line and not line[0].outstanding:
             answers.append(line.popleft().answer)
-        if not answers or self._connection.expired():
+        if not answers:
             return 0
+        # Whatever the credential is by now, the log has the data: nobody is to send it again.
         self._connection.write(b"".join(answers))
         if self._last is not None and not line:
             self._connection.end(self._last_reason)
-        else:
+        elif not self._connection.expired():
             self._connection.answered()
         return len(answers)
 

@@ -11,6 +11,7 @@ a breach of the rules is answered with:
     malformed packet, second CONNECT            close               DISCONNECT 0x81, 0x82
     packet, payload or topic too large          close               DISCONNECT 0x95
     more un-acknowledged than announced         is not read         DISCONNECT 0x93
+    device above its rate                       is not read         is not read
     QoS 2, retain, topic alias                  served, ignored, -  DISCONNECT 0x9B, 0x9A, 0x94
     unknown topic                               PUBACK              PUBACK 0x90
     payload that cannot be used (dead letter)   close               PUBACK 0x99 (QoS 0: 0x99, close)
@@ -117,8 +118,8 @@ class Host(Protocol):
         """A chunk was handled: look at the budget."""
         ...
 
-    def later(self, delay_ms: float, action: Callable[[], None]) -> None:
-        """Have something done after a while."""
+    def later(self, delay_ms: float, action: Callable[[], None]) -> Callable[[], None]:
+        """Have something done after a while; what calls it off."""
         ...
 
 
@@ -149,8 +150,11 @@ class Session:
         self._silence_ms_max = float(IDLE_MS_MAX)
         self._packet_bytes_max = host.settings.mqtt_connect_bytes_max
         self._tail = bytearray()
-        self._tail_needs = 0
+        self._tail_needs = 0.0
+        """Bytes that the tail must have before it is looked at; inf: held until reading goes on."""
         self._paused = 0
+        self._wake: Callable[[], None] | None = None
+        """Calls off the end of the pause for RATE."""
         self._unread_ms = 0.0
         self._opened_ms = self._heard_ms = self._clock.monotonic_ms()
         self._ended_ms = 0.0
@@ -186,14 +190,14 @@ class Session:
         if self.deaf:
             return
         self._heard_ms = self._clock.monotonic_ms()
-        if self._tail:
+        if self._tail or self._tail_needs:
             self._tail += data
             if len(self._tail) < self._tail_needs:
                 return
             data = bytes(self._tail)
             self._tail.clear()
         try:
-            at, charged = self._packets(data)
+            at = self._packets(data)
         except BadPacket as error:
             self._bad(error)
             return
@@ -202,59 +206,69 @@ class Session:
         if at < len(data):
             self._tail += memoryview(data)[at:]
         if at and self._rate is not None:
-            self._after_packets(charged, at, self._rate)
+            self._after_packets()
 
-    def _packets(self, data: bytes) -> tuple[int, int]:
-        """Handle the complete packets; where the incomplete one begins, and how many the device is
-        charged for (all but the second half of a QoS 2 publish).
+    def _packets(self, data: bytes) -> int:
+        """Handle the complete packets; where the incomplete one begins, or those that are held.
 
-        The path of a PUBLISH is written out here: it is what the listener does.
+        However that ends, the device is charged, once, for what was handled: all bytes, and all
+        packets but the second half of a QoS 2 publish. The path of a PUBLISH is written out here:
+        it is what the listener does.
         """
         at, total, charged = 0, len(data), 0
         self._tail_needs = 0
         take, received_ms = self._publishes.take, self._clock.now_ms()
         if received_ms >= self._expires_ms and self.expired():
-            return 0, 0
-        while total - at >= 2:
-            first, length, body = data[at], data[at + 1], at + 2
-            if length > 127:
-                length, body = _length(data, at + 1)
-                if length < 0:
+            return 0
+        try:
+            while total - at >= 2:
+                first, length, body = data[at], data[at + 1], at + 2
+                if length > 127:
+                    length, body = _length(data, at + 1)
+                    if length < 0:
+                        break
+                end = body + length
+                if length > self._packet_bytes_max:
+                    raise BadPacket(f"a packet of {length} bytes", Reason.PACKET_TOO_LARGE)
+                if end > total:
+                    if first != wire.CONNECT << 4 and self._principal is None:
+                        self.end()
+                    self._tail_needs = end - at
                     break
-            end = body + length
-            if length > self._packet_bytes_max:
-                raise BadPacket(f"a packet of {length} bytes", Reason.PACKET_TOO_LARGE)
-            if end > total:
-                if first != wire.CONNECT << 4 and self._principal is None:
-                    self.end()
-                self._tail_needs = end - at
-                break
-            if first >> 4 == wire.PUBLISH and self._principal is not None:
-                charged += 1
-                payload_at = body + 2 + (data[body] << 8 | data[body + 1]) if length > 2 else end
-                topic = data[body + 2 : payload_at]
-                packet_id = b""
-                if first & 0x06:
-                    packet_id = data[payload_at : payload_at + 2]
-                    payload_at += 2
-                if self.version == V5:
-                    if payload_at < end and data[payload_at] == 0:
-                        payload_at += 1
-                    else:
-                        payload_at = wire.skip_publish_properties(data, payload_at, end)
-                if payload_at > end:
-                    raise BadPacket("a PUBLISH that ends within its topic")
-                take(first & 0x0F, topic, packet_id, data[payload_at:end], received_ms)
-            else:
-                charged += first >> 4 != wire.PUBREL
-                self._other(first, data, body, end)
-            at = end
-            if self.deaf:
-                return total, charged
-        return at, charged
+                at = end
+                if first >> 4 == wire.PUBLISH and self._principal is not None:
+                    charged += 1
+                    payload_at = (
+                        body + 2 + (data[body] << 8 | data[body + 1]) if length > 2 else end
+                    )
+                    topic = data[body + 2 : payload_at]
+                    packet_id = b""
+                    if first & 0x06:
+                        packet_id = data[payload_at : payload_at + 2]
+                        payload_at += 2
+                    if self.version == V5:
+                        if payload_at < end and data[payload_at] == 0:
+                            payload_at += 1
+                        else:
+                            payload_at = wire.skip_publish_properties(data, payload_at, end)
+                    if payload_at > end:
+                        raise BadPacket("a PUBLISH that ends within its topic")
+                    take(first & 0x0F, topic, packet_id, data[payload_at:end], received_ms)
+                else:
+                    charged += first >> 4 != wire.PUBREL
+                    self._other(first, data, body, end)
+                    if self._tail_needs:
+                        # CONNECT of a device in debt: what is behind it is held.
+                        break
+                if self.deaf:
+                    return total
+        finally:
+            if at and self._rate is not None:
+                self._slow_down(self._rate.charge(charged, at, self._heard_ms))
+        return at
 
-    def _after_packets(self, count: int, size: int, rate: Rate) -> None:
-        """Once a chunk: answer what waits for nothing, charge the device, look at the bounds."""
+    def _after_packets(self) -> None:
+        """Once a chunk: answer what waits for nothing, look at the bounds."""
         bound = self._settings.mqtt_unacked_max
         if len(self._publishes) > bound and self.version == V5:
             self._bad(BadPacket("more than Receive Maximum", Reason.RECEIVE_MAXIMUM_EXCEEDED))
@@ -265,10 +279,6 @@ class Session:
             return
         if len(self._publishes) > bound:
             self.pause(UNACKED)
-        wait_ms = rate.charge(count, size, self._heard_ms)
-        if wait_ms and not self._paused & RATE:
-            self.pause(RATE)
-            self._host.later(wait_ms, partial(self.resume, RATE))
         self._host.delivered()
 
     # -- the other packets -------------------------------------------------------------------------
@@ -352,6 +362,11 @@ class Session:
             self._principal, self._rate = entered
             self._expires_ms = self._principal.expires_ms
             self._welcome(connect)
+            wait_ms = self._rate.charge(0, 0, self._heard_ms)
+            if wait_ms:
+                # In debt from an earlier connection: what came along with CONNECT waits too.
+                self._slow_down(wait_ms)
+                self._tail_needs = inf
 
     def _refuse(self, reason: Reason) -> None:
         self.write(wire.connack(self.version, reason))
@@ -406,6 +421,21 @@ class Session:
         if not self._paused:
             self._heard_ms = self._clock.monotonic_ms()
             self._read(True)
+            if self._tail_needs == inf:
+                # Not at once: who resumes us may be on the way through all connections.
+                self._host.later(0, self._let_go)
+
+    def _slow_down(self, wait_ms: float) -> None:
+        """Stop reading until the device's debt is paid."""
+        if wait_ms and not self.ended and not self._paused & RATE:
+            self.pause(RATE)
+            self._wake = self._host.later(wait_ms, partial(self.resume, RATE))
+
+    def _let_go(self) -> None:
+        """Handle what was held, unless reading has stopped again."""
+        if not self._paused:
+            self._tail_needs = 0
+            self.data_received(b"")
 
     def _read(self, on: bool) -> None:
         if not self._transport.is_closing():
@@ -472,6 +502,8 @@ class Session:
             self._host.behind(self, False)
         self.ended = self.deaf = True
         self._ended_ms = self._clock.monotonic_ms()
+        if self._wake is not None:
+            self._wake()
         self._publishes.clear()
         self._tail.clear()
         self._host.left(self)

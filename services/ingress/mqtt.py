@@ -196,9 +196,9 @@ class MqttListener:
             self._behind.pop(session, None)
         metrics.MQTT_PAUSED.set(len(self._behind))
 
-    def later(self, delay_ms: float, action: Callable[[], None]) -> None:
+    def later(self, delay_ms: float, action: Callable[[], None]) -> Callable[[], None]:
         """See `Host`."""
-        asyncio.get_running_loop().call_later(delay_ms / 1000, action)
+        return asyncio.get_running_loop().call_later(delay_ms / 1000, action).cancel
 
     def delivered(self) -> None:
         """See `Host`. Above the budget, nobody is read until half of it is free."""

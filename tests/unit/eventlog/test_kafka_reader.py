@@ -15,7 +15,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from schemas.topics import SAMPLES_ACCEPTED
 from services.errors import Broken, Unavailable
-from services.eventlog import _kafka_admin, _kafka_reader
+from services.eventlog import _kafka_admin
 from services.eventlog._kafka_lives import Lives
 from services.eventlog._kafka_reader import KafkaReader
 from services.eventlog._port import Start
@@ -28,7 +28,7 @@ CHUNK = 200
 class Consumer:
     """Fetches the lanes that it was sought to, a chunk at a time, and never waits for its owner."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self) -> None:
         self.positions: dict[TopicPartition, int] = {}
         self.fetched = 0
 
@@ -58,10 +58,8 @@ class Consumer:
     async def stop(self) -> None: ...
 
 
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
+def a_reader() -> KafkaReader:
     """A member of a group that has committed 40 in the first lane and nothing in the second."""
-    monkeypatch.setattr(_kafka_reader, "AIOKafkaConsumer", Consumer)
 
     async def describe(names: Sequence[str]) -> Mapping[str, _kafka_admin.Described]:
         return {name: _kafka_admin.Described("life", 2) for name in names}
@@ -69,7 +67,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
     async def committed() -> Mapping[TopicPartition, OffsetAndMetadata]:
         return {FIRST: OffsetAndMetadata(40, "life")}
 
-    return KafkaReader(
+    reader = KafkaReader(
         ["nowhere"],
         {NAME: SAMPLES_ACCEPTED},
         {NAME: 2},
@@ -81,6 +79,8 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> KafkaReader:
         on_assigned=None,
         on_revoked=None,
     )
+    reader._consumer = Consumer()
+    return reader
 
 
 def consumer_of(reader: KafkaReader) -> Consumer:
@@ -99,8 +99,9 @@ async def read(reader: KafkaReader, batches: int) -> dict[int, list[int]]:
     return offsets
 
 
-def test_nothing_is_fetched_before_the_lanes_are_placed(reader: KafkaReader) -> None:
+def test_nothing_is_fetched_before_the_lanes_are_placed() -> None:
     async def scenario() -> None:
+        reader = a_reader()
         assert await reader.batch(wait_ms=50) is None
         assert consumer_of(reader).fetched == 0
         await reader.given({FIRST, SECOND})
@@ -111,10 +112,9 @@ def test_nothing_is_fetched_before_the_lanes_are_placed(reader: KafkaReader) -> 
     asyncio.run(scenario())
 
 
-def test_a_lane_comes_in_its_order_whatever_was_fetched_while_it_was_paused(
-    reader: KafkaReader,
-) -> None:
+def test_a_lane_comes_in_its_order_whatever_was_fetched_while_it_was_paused() -> None:
     async def scenario() -> None:
+        reader = a_reader()
         await reader.given({FIRST})
         offsets = (await read(reader, 1))[0]
         reader.pause(SAMPLES_ACCEPTED, 0)
@@ -128,8 +128,9 @@ def test_a_lane_comes_in_its_order_whatever_was_fetched_while_it_was_paused(
     asyncio.run(scenario())
 
 
-def test_a_lane_that_comes_back_is_read_from_where_the_group_is(reader: KafkaReader) -> None:
+def test_a_lane_that_comes_back_is_read_from_where_the_group_is() -> None:
     async def scenario() -> None:
+        reader = a_reader()
         await reader.given({FIRST})
         await read(reader, 2)
         reader.revoked({FIRST})
@@ -141,13 +142,12 @@ def test_a_lane_that_comes_back_is_read_from_where_the_group_is(reader: KafkaRea
     asyncio.run(scenario())
 
 
-def test_what_goes_wrong_while_lanes_are_placed_is_raised_where_they_are_read(
-    reader: KafkaReader,
-) -> None:
+def test_what_goes_wrong_while_lanes_are_placed_is_raised_where_they_are_read() -> None:
     async def broken() -> Mapping[TopicPartition, OffsetAndMetadata]:
         raise Broken("made anew")
 
     async def scenario() -> None:
+        reader = a_reader()
         reader._committed = broken
         await reader.given({FIRST})
         with pytest.raises(Broken, match="made anew"):

@@ -5,6 +5,8 @@ revocation, expiry.
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from math import inf
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 from services.ingress._mqtt_limits import Bucket, Failures
 from services.ingress._mqtt_session import BUDGET, UNACKED, WRITING
 from services.ingress._mqtt_wire import V5, V311
-from tests.support.mqtt import Client, Desk, connect, puback, publish, run, sample
+from tests.support.mqtt import TENANT, Client, Desk, connect, packet, puback, publish, run, sample
 
 VERSIONS = pytest.mark.parametrize("version", [V311, V5])
 
@@ -103,15 +105,15 @@ def test_nothing_is_taken_in_after_the_credential_expired(version: int) -> None:
 
 
 @VERSIONS
-def test_nothing_is_acknowledged_after_the_credential_expired(version: int) -> None:
+def test_what_was_taken_in_is_acknowledged_though_the_credential_expired(version: int) -> None:
     async def test() -> None:
         desk, client = lapsing(version)
         client.send(publish(sample(), 1, version=version))
         await desk.turn()
         desk.clock.advance(10_000)
         await desk.settle()
-        # It is on the log; sent again with a good credential it is the same sample.
-        assert (client.taken(), client.closed) == (goodbye(version, 0x87), True)
+        # It is on the log; sent again with a good credential it would be there twice.
+        assert (client.taken(), client.closed) == (puback(1) + goodbye(version, 0x87), True)
         assert desk.log.rows() == 1
 
     run(test)
@@ -315,6 +317,115 @@ def test_the_second_half_of_a_qos_2_publish_costs_its_bytes() -> None:
         client = desk.client()
         client.send(b"\x62\x02\0\1" * 30)
         assert not client.transport.reading
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("version", "ending"),
+    [
+        (V311, b"\xe0\x00"),
+        (V311, b"\xf0\x00"),
+        (V311, publish(b"!", 9)),
+        (V5, publish(sample(), 9, version=V5, qos=2)),
+        (V5, b"".join(publish(sample(), n, version=V5) for n in range(9, 12))),
+    ],
+    ids=["disconnect", "bad packet", "refused publish", "bad publish", "too many"],
+)
+@pytest.mark.parametrize("limited", ["messages", "bytes"])
+def test_the_last_chunk_of_a_connection_is_charged(
+    version: int, ending: bytes, limited: str
+) -> None:
+    async def test() -> None:
+        desk = Desk(
+            mqtt_unacked_max=2,
+            **{f"mqtt_{limited}_per_second": 1, f"mqtt_{limited}_burst": 200},
+        )
+        client = desk.client(version)
+        client.send(publish(sample(), version=version) * 300 + ending)
+        await desk.settle()
+        assert client.closed and desk.log.rows() >= 300
+        rate = desk.listener._members.member((TENANT, "d1"), desk.clock.monotonic_ms()).rate
+        assert rate.charge(0, 0, desk.clock.monotonic_ms()) >= 100_000
+
+    run(test)
+
+
+def test_a_packet_that_is_refused_is_charged_whole() -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_bytes_per_second=1, mqtt_bytes_burst=1_000)
+        client = desk.client()
+        client.send(packet(0xF0, bytes(2_000)))
+        assert client.closed
+        assert not desk.client().transport.reading
+
+    run(test)
+
+
+@VERSIONS
+def test_what_comes_with_the_connect_of_a_device_in_debt_waits(version: int) -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_messages_per_second=100, mqtt_messages_burst=10)
+        client = desk.client(version)
+        client.send(publish(sample(), version=version) * 40 + b"\xe0\x00")
+        await desk.settle()
+        client = desk.open()
+        burst = b"".join(publish(sample(), n, version=version) for n in range(1, 4))
+        client.send(connect(version) + burst[:-5])
+        # A chunk that was on its way already.
+        client.send(burst[-5:])
+        await desk.settle()
+        # It is welcome, but not heard yet, and nothing is full behind it.
+        assert client.taken().startswith(b"\x20") and not client.transport.reading
+        assert (desk.log.rows(), desk.listener.paused_ms) == (40, 0)
+        client.session.pause(BUDGET)
+        async with asyncio.timeout(5):
+            while client.session._paused != BUDGET:
+                await asyncio.sleep(0.001)
+        # The debt is paid; still the log has to have room.
+        client.session.resume(BUDGET)
+        client.session.pause(BUDGET)
+        await asyncio.sleep(0.001)
+        await desk.settle()
+        assert desk.log.rows() == 40
+        client.session.resume(BUDGET)
+        await asyncio.sleep(0.001)
+        await desk.settle()
+        assert client.taken() == b"".join(puback(n) for n in range(1, 4))
+        assert desk.log.rows() == 43
+
+    run(test)
+
+
+def test_connecting_again_and_again_gets_a_device_in_debt_nothing_more() -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_bytes_per_second=100, mqtt_bytes_burst=1_000)
+        for _ in range(3):
+            client = desk.open()
+            client.send(connect() + publish(sample()) * 100)
+            desk.listener.lost(client.session)
+            client = desk.open()
+            client.send(connect())
+            # Was on its way when the connection was paused.
+            client.send(publish(sample()) * 100)
+            desk.listener.lost(client.session)
+            await desk.settle()
+        assert desk.log.rows() == 100
+
+    run(test)
+
+
+@pytest.mark.parametrize("ending", [b"", b"\xe0\x00"], ids=["lost", "disconnect"])
+def test_a_connection_that_is_gone_is_not_kept_until_its_debt_is_paid(ending: bytes) -> None:
+    async def test() -> None:
+        desk = Desk(mqtt_messages_per_second=1, mqtt_messages_burst=10)
+        client = desk.client()
+        client.send(b"\xc0\x00" * 1_000 + ending)
+        desk.listener.lost(client.session)
+        gone = weakref.ref(client.session)
+        del client
+        gc.collect()
+        assert gone() is None
 
     run(test)
 
