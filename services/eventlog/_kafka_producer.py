@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
@@ -25,6 +25,14 @@ _CLOSE_SECONDS_MAX = 5
 _AGAIN_SECONDS = 0.5
 
 _logger = logging.getLogger(__name__)
+
+
+class Record(NamedTuple):
+    """What Kafka is given."""
+
+    value: bytes
+    key: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class Producer:
@@ -43,34 +51,31 @@ class Producer:
         self._usable.set()
 
     async def send(
-        self,
-        topic: str,
-        lane: int,
-        value: bytes,
-        key: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
-    ) -> int:
-        """The record's offset when it is durable. Raises Unavailable: the outcome is unknown;
-        Broken: it is too large for Kafka.
+        self, topic: str, lane: int, records: Sequence[Record]
+    ) -> list[int | Unavailable | Broken]:
+        """Of each record its offset once it is durable, in the order given; or Unavailable: its
+        outcome is unknown; Broken: it is too large for Kafka.
         """
-        producer = None
+        producer, sent, failed = None, [], None
         try:
             async with asyncio.timeout(SEND_SECONDS_MAX):
                 await self._usable.wait()
                 producer = self._producer
-                sent = await producer.send_and_wait(
-                    topic, value, key=key, partition=lane, headers=list(headers)
-                )
+                for value, key, headers in records:
+                    sent.append(
+                        await producer.send(
+                            topic, value, key=key, partition=lane, headers=list(headers)
+                        )
+                    )
+                await asyncio.gather(*sent)
         except (KafkaError, TimeoutError) as error:
+            failed = error
             if producer is not None:
                 self._replace(producer)
-            if isinstance(error, MessageSizeTooLargeError):
-                raise Broken(f"{topic}: a record of {len(value)} bytes: {error}") from error
-            raise Unavailable(f"Kafka did not take a record of {topic}: {error!r}") from error
-        offset = int(sent.offset)
-        if offset < 0:
-            raise Unavailable(f"Kafka does not say where a record of {topic} lies")
-        return offset
+        # The first that was not taken is at fault where it is too large; what is behind it is not.
+        unsent = [_refusal(topic, failed)] + [_refusal(topic, None)] * len(records)
+        outcomes = [_outcome(topic, future, failed) for future in sent]
+        return [*outcomes, *unsent[: len(records) - len(sent)]]
 
     async def close(self) -> None:
         """End; what is still under way has an unknown outcome."""
@@ -116,6 +121,25 @@ class Producer:
             request_timeout_ms=8_000,
             metadata_max_age_ms=30_000,
         )
+
+
+def _outcome(
+    topic: str, sent: asyncio.Future[Any], failed: Exception | None
+) -> int | Unavailable | Broken:
+    """What became of a record that the client took."""
+    if not sent.done() or sent.cancelled():
+        return _refusal(topic, failed)
+    if (error := sent.exception()) is not None:
+        return _refusal(topic, error)
+    offset = int(sent.result().offset)
+    if offset < 0:
+        return Unavailable(f"Kafka does not say where a record of {topic} lies")
+    return offset
+
+
+def _refusal(topic: str, error: BaseException | None) -> Unavailable | Broken:
+    kind = Broken if isinstance(error, MessageSizeTooLargeError) else Unavailable
+    return kind(f"Kafka did not take a record of {topic}: {error!r}")
 
 
 async def _cut_off(producer: Any) -> None:

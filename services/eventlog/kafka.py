@@ -24,11 +24,13 @@ from services.errors import Broken, Unavailable
 from services.eventlog import _kafka_admin, _kafka_noise
 from services.eventlog._coalesce import Coalescer, Encoded, Gathered, LaneKey, Waiting, encoded
 from services.eventlog._kafka_lives import Lives
-from services.eventlog._kafka_producer import Producer
+from services.eventlog._kafka_producer import Producer, Record
 from services.eventlog._kafka_reader import KafkaReader
 from services.eventlog._port import Done, LanesChanged, Reader, Span, Start
 
 _TAKE_BYTES_MAX = 8 << 20
+_LANE_RECORDS_MAX = 64
+"""Of one turn of a lane. Records with keys are not joined, and would otherwise go one a turn."""
 _CLOSE_SECONDS_MAX = 5
 _CHECKPOINT_SECONDS_MAX = 10
 """Longest pause between two checkpoints that are read, before the reading begins anew."""
@@ -89,45 +91,52 @@ class KafkaLog:
             asyncio.get_running_loop().call_soon(self._pump)
 
     def _pump(self) -> None:
-        """Send the next record of every lane that has none under way."""
+        """Send what waits for every lane that has nothing under way."""
         self._pumping = False
-        taken = self._coalescer.take(bytes_max=_TAKE_BYTES_MAX, each_max=1, skip=self._open)
+        taken = self._coalescer.take(
+            bytes_max=_TAKE_BYTES_MAX, each_max=_LANE_RECORDS_MAX, skip=self._open
+        )
         good, bad = encoded(taken)
         for gathered, error in bad:
             self._settle(gathered, error, -1)
+        lanes: dict[LaneKey, list[Encoded]] = {}
         for record in good:
-            self._open.add((record.gathered.topic.name, record.gathered.lane))
-            task = asyncio.create_task(self._send(record))
+            lane = (record.gathered.topic.name, record.gathered.lane)
+            lanes.setdefault(lane, []).append(record)
+        for lane, records in lanes.items():
+            self._open.add(lane)
+            task = asyncio.create_task(self._send(lane, records))
             self._sending.add(task)
             task.add_done_callback(self._sending.discard)
         metrics.LOG_QUEUED_BYTES.set(self._coalescer.queued_bytes)
 
-    async def _send(self, record: Encoded) -> None:
-        gathered = record.gathered
-        name = gathered.topic.name
-        error: Exception | None = Unavailable("the event log was closed")
-        offset = -1
+    async def _send(self, key: LaneKey, records: Sequence[Encoded]) -> None:
+        name, lane = key
+        closed = Unavailable("the event log was closed")
+        outcomes: Sequence[int | Exception] = [closed] * len(records)
         try:
-            offset = await self._producer.send(
+            outcomes = await self._producer.send(
                 self._prefix + name,
-                gathered.lane,
-                record.value,
-                record.envelope.key,
-                record.headers,
+                lane,
+                [Record(r.value, r.envelope.key, r.headers) for r in records],
             )
-            error = None
-        except (Unavailable, Broken) as failure:
-            error = failure
         finally:
-            self._open.discard((name, gathered.lane))
-            self._settle(gathered, error, offset)
-        if error is None:
-            metrics.LOG_APPENDS.labels(name).inc()
-            metrics.LOG_BYTES.labels(name).inc(len(record.value))
-            waited_ms = self._clock.monotonic_ms() - gathered.parts[0].at_ms
-            metrics.LOG_SECONDS.observe(waited_ms / 1000)
+            self._open.discard(key)
+            for record, outcome in zip(records, outcomes, strict=True):
+                if isinstance(outcome, int):
+                    self._count(record)
+                    self._settle(record.gathered, None, outcome)
+                else:
+                    self._settle(record.gathered, outcome, -1)
         if self._coalescer.waits:
             self._nudge()
+
+    def _count(self, record: Encoded) -> None:
+        name = record.gathered.topic.name
+        metrics.LOG_APPENDS.labels(name).inc()
+        metrics.LOG_BYTES.labels(name).inc(len(record.value))
+        waited_ms = self._clock.monotonic_ms() - record.gathered.parts[0].at_ms
+        metrics.LOG_SECONDS.observe(waited_ms / 1000)
 
     def _settle(self, gathered: Gathered, error: Exception | None, offset: int) -> None:
         self._coalescer.settle(gathered)
@@ -192,7 +201,11 @@ class KafkaLog:
         """Keep a piece of an agent's lane state on the compacted topic `checkpoints`."""
         headers = [("offset", b"%d" % offset), ("epoch", b"%d" % epoch)]
         key = f"{agent}/{slot}".encode()
-        await self._producer.send(self._prefix + CHECKPOINTS.name, lane, state, key, headers)
+        record = Record(state, key, headers)
+        outcomes = await self._producer.send(self._prefix + CHECKPOINTS.name, lane, [record])
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def checkpoints(
         self, agent: str, lanes: Sequence[int]
