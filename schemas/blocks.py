@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
@@ -23,7 +23,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.points import PointPolicy, lane_of
+from schemas.points import PointPolicy, Rule, lane_of
 from schemas.samples import NO_QUALITY, Conflict, Kind, Sample, Value
 
 BLOCK_ROWS_MAX = 4096
@@ -420,18 +420,45 @@ def _schema(policies: tuple[PointPolicy, ...], version: bool, text: bool) -> Any
         fields.append(pa.field("version", pa.uint64(), nullable=False))
     if text:
         fields.append(pa.field("text", pa.string()))
-    rows = [
-        [p.tenant, p.revision, p.kind, p.band, p.band_percent, p.heartbeat_ms] for p in policies
-    ]
+    rows = [_policy_row(policy) for policy in policies]
     return pa.schema(fields, metadata={"policies": json.dumps(rows)})
+
+
+def _policy_row(p: PointPolicy) -> list[Any]:
+    """A policy as JSON values; what most leave at its default comes last and is left out."""
+    row = [p.tenant, p.revision, p.kind, p.band, p.band_percent, p.heartbeat_ms]
+    if p.on_change or p.keep_ms or p.rules:
+        row += [p.on_change, p.keep_ms, [astuple(rule) for rule in p.rules]]
+    return row
+
+
+def _policy(
+    tenant: str,
+    revision: int,
+    kind: int | None,
+    band: float,
+    band_percent: float,
+    heartbeat_ms: int,
+    on_change: bool = False,
+    keep_ms: int = 0,
+    rules: Sequence[Sequence[Any]] = (),
+) -> PointPolicy:
+    return PointPolicy(
+        tenant,
+        revision,
+        None if kind is None else Kind(kind),
+        band,
+        band_percent,
+        heartbeat_ms,
+        on_change,
+        keep_ms,
+        tuple(Rule(*rule) for rule in rules),
+    )
 
 
 @lru_cache(maxsize=1024)
 def _policy_rows(metadata: bytes) -> tuple[PointPolicy, ...]:
-    return tuple(
-        PointPolicy(tenant, revision, None if kind is None else Kind(kind), band, percent, beat)
-        for tenant, revision, kind, band, percent, beat in json.loads(metadata)
-    )
+    return tuple(_policy(*row) for row in json.loads(metadata))
 
 
 def _policies(metadata: bytes) -> list[PointPolicy]:

@@ -17,7 +17,7 @@ from struct import error as StructError
 from typing import Any, NamedTuple
 
 from schemas.blocks import Block
-from schemas.samples import Verdict
+from schemas.samples import Value, Verdict
 
 VERSION = 1
 """Of the records' format; a reader refuses a higher one."""
@@ -150,7 +150,42 @@ class Tick:
     key: str = ""
 
 
-Record = Block | Receipts | Letter | Change | Mark | Tick
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule's condition began (`raised`) or ended at `ts_ms` (sample time) with `value`.
+
+    `id` is the effect's: made of topic, position and rule, the same however often the cause is
+    read. `at_ms` is the moment at which it was found, where a tick found it, else the sample's.
+    """
+
+    id: str
+    tenant: str
+    rule: str
+    series: int
+    raised: bool
+    ts_ms: int
+    at_ms: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One control call: who (`subject`, by which way `via`) had `action` done to what (`target`),
+    with which arguments (secrets left out), and what became of it: "done", "refused", "unknown".
+    """
+
+    at_ms: int
+    tenant: str
+    subject: str
+    via: str
+    action: str
+    target: str
+    arguments: Mapping[str, Any]
+    outcome: str
+    detail: str = ""
+
+
+Record = Block | Receipts | Letter | Change | Mark | Tick | Alert | Audit
 _KINDS: dict[str, type[Any]] = {
     "block": Block,
     "receipts": Receipts,
@@ -158,6 +193,8 @@ _KINDS: dict[str, type[Any]] = {
     "change": Change,
     "mark": Mark,
     "tick": Tick,
+    "alert": Alert,
+    "audit": Audit,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -310,7 +347,7 @@ def _unpack_receipts(data: bytes) -> tuple[Receipt, ...]:
     return tuple(items)
 
 
-def _plain(record: Letter | Change | Mark | Tick) -> dict[str, Any]:
+def _plain(record: Letter | Change | Mark | Tick | Alert | Audit) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in record.__dataclass_fields__}
     if isinstance(record, Letter):
         plain["body"] = base64.b64encode(record.body[: Letter.BODY_BYTES_MAX]).decode()

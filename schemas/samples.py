@@ -31,6 +31,8 @@ class Conflict(IntEnum):
     """The first value wins; the later one is dropped."""
     LAST = 1
     """The last value wins; the later one replaces."""
+    RENEW = 2
+    """What held the millisecond has expired: whatever it was, this value is the first."""
 
 
 class Verdict(IntEnum):

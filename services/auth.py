@@ -102,7 +102,13 @@ class Auth:
     # -- principals --------------------------------------------------------------------------------
 
     def principal_of(
-        self, auth: Way, headers: Mapping[str, str], path: Mapping[str, str], *, scope: str
+        self,
+        auth: Way,
+        headers: Mapping[str, str],
+        path: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        scope: str,
     ) -> Principal | None:
         """Who sent a request; None where the door asks for nobody. `headers` have lower-case names.
 
@@ -115,6 +121,8 @@ class Auth:
                 principal = self.device(path.get("token", ""))
             elif auth is Way.BEARER:
                 principal = self.machine(_bearer(headers.get("authorization", "")))
+            elif auth is Way.ACCESS_TOKEN:
+                principal = self.anyone(_access_token(headers, query))
             else:
                 # The vendor's own name goes first; generic clients can only send the standard one.
                 header = headers.get("x-authorization") or headers.get("authorization", "")
@@ -136,6 +144,11 @@ class Auth:
     def machine(self, credential: str) -> Principal:
         """The machine client with this access token or API key. Raises Unauthorized."""
         return self.client(credential) if credential.count(".") == 2 else self.api(credential)
+
+    def anyone(self, credential: str) -> Principal:
+        """The user with this token, or who has this API key. Raises Unauthorized."""
+        by_token = credential.count(".") == 2
+        return self.user_principal(credential) if by_token else self.api(credential)
 
     def api(self, secret: str) -> Principal:
         """Who has this API key. Raises Unauthorized."""
@@ -351,6 +364,17 @@ def _bearer(header: str) -> str:
     if scheme.lower() != "bearer" or not credential:
         raise Unauthorized(_REFUSED)
     return credential.strip()
+
+
+def _access_token(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """The first credential that is there. Raises Unauthorized ("none") where there is none."""
+    header = headers.get("authorization", "")
+    scheme, _, rest = header.partition(" ")
+    bare = rest.strip() if scheme.lower() == "bearer" else header
+    found = query.get("access_token") or bare or headers.get("x-access-token", "")
+    if not found:
+        raise Unauthorized("a credential is needed", code="none")
+    return found
 
 
 def installation_secret(settings: Settings) -> bytes:

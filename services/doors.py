@@ -90,9 +90,10 @@ class Turnstile:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
-        principal = self.authority.principal_of(door.auth, headers, path, scope=door.scope)
+        query = _query(scope)
+        principal = self.authority.principal_of(door.auth, headers, path, query, scope=door.scope)
         body = await read_body(headers) if read_body else b""
-        return Inbound(body, received_ms, principal, path, _query(scope), headers)
+        return Inbound(body, received_ms, principal, path, query, headers)
 
 
 def _query(scope: Scope) -> dict[str, str]:

@@ -8,12 +8,12 @@ compaction leaves of the log gives the same answers as the whole log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from schemas.catalogue import Point
-from schemas.points import PointPolicy
-from schemas.samples import Kind
+from schemas.points import PointPolicy, Rule
 from services import metrics
 from services.errors import Malformed, Unavailable
 
@@ -24,7 +24,6 @@ have failed.
 """
 _PENDING_MAX = 65_536
 _NONE: Mapping[str, Point] = MappingProxyType({})
-_Shape = tuple[str, Kind | None, float, float, int]
 
 
 def _rank(point: Point) -> tuple[int, str]:
@@ -82,6 +81,10 @@ class PointIndex:
         if not waiting:
             self._shadowed.pop(point.series, None)
 
+    def of_series(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._by_series.get(series)
+
     def get(self, point: str) -> Point | None:
         """The point with this id, of any tenant."""
         return self._by_id.get(point)
@@ -131,9 +134,10 @@ class Policies:
     keys only appear by first use the revision rests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules_of: Callable[[str], tuple[Rule, ...]]) -> None:
         self.revision = 0
-        self._shared: dict[_Shape, PointPolicy] = {}
+        self._rules_of = rules_of
+        self._shared: dict[PointPolicy, PointPolicy] = {}
         self._by_point: dict[str, PointPolicy] = {}
 
     def advance(self, offset: int) -> None:
@@ -144,27 +148,34 @@ class Policies:
     def of(self, point: Point) -> PointPolicy:
         """The policy of a point."""
         if (found := self._by_point.get(point.id)) is None:
-            kind = point.declared if point.locked else None
-            shape = (point.tenant, kind, point.band, point.band_percent, point.heartbeat_ms)
+            shape = PointPolicy(
+                point.tenant,
+                kind=point.declared if point.locked else None,
+                band=point.band,
+                band_percent=point.band_percent,
+                heartbeat_ms=point.heartbeat_ms,
+                on_change=point.on_change,
+                keep_ms=point.keep_minutes * 60_000,
+                rules=self._rules_of(point.id),
+            )
             found = self._by_point[point.id] = self._of_shape(shape)
         return found
 
     def free(self, tenant: str) -> PointPolicy:
         """The policy of points without rules of their own."""
-        return self._of_shape((tenant, None, 0.0, 0.0, 0))
+        return self._of_shape(PointPolicy(tenant))
 
-    def _of_shape(self, shape: _Shape) -> PointPolicy:
+    def _of_shape(self, shape: PointPolicy) -> PointPolicy:
+        """The one policy of this shape (a policy without its revision)."""
         if (found := self._shared.get(shape)) is None:
-            tenant, kind, band, band_percent, heartbeat_ms = shape
-            found = self._shared[shape] = PointPolicy(
-                tenant, self.revision, kind, band, band_percent, heartbeat_ms
-            )
+            found = self._shared[shape] = replace(shape, revision=self.revision)
         return found
 
 
 def special(point: Point) -> bool:
     """Whether the point's samples are judged in another way than those of a key without a point."""
-    return bool(point.locked or point.band or point.band_percent or point.heartbeat_ms)
+    numbers = (point.band, point.band_percent, point.heartbeat_ms, point.keep_minutes)
+    return bool(point.locked or point.on_change or any(numbers))
 
 
 class Creations:

@@ -18,9 +18,20 @@ from uuid import UUID, uuid4, uuid5
 
 import xxhash
 
-from schemas.catalogue import THINGS, Device, Key, Point, Revocation, Tenant, Thing, User
+from schemas.catalogue import (
+    API_SERVER,
+    THINGS,
+    Device,
+    Key,
+    Point,
+    Revocation,
+    Tenant,
+    Thing,
+    Trigger,
+    User,
+)
 from schemas.envelope import Change, Envelope, Logged
-from schemas.points import LANE_SHIFT, PointPolicy
+from schemas.points import LANE_SHIFT, PointPolicy, Rule
 from schemas.samples import Kind
 from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
@@ -32,6 +43,9 @@ _log = logging.getLogger(__name__)
 
 _POINT_IDS = UUID("8c5b8ac4-6d0e-5f0c-9d5e-3b7b0c7d8a11")
 """Namespace of the ids of points that are named by nobody."""
+_API_SERVERS = UUID("d3f4f6b2-3a0e-5c55-9a0f-6f1f3f0f7c42")
+"""Namespace of the ids of the tenants' API servers."""
+API_SERVER_NAME = "API server"
 _LOW = (1 << LANE_SHIFT) - 1
 _BATCH_WAIT_MS = 500
 
@@ -57,7 +71,8 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
 
     The id is derived and not drawn, so that doors which make the same point at once name it alike.
     """
-    name = "\0".join((tenant, device, key)).encode("utf-8", "surrogatepass").hex()
+    origin = members.get("origin") or key
+    name = "\0".join((tenant, device, origin)).encode("utf-8", "surrogatepass").hex()
     point_id = members.pop("id", "") or str(uuid5(_POINT_IDS, name))
     members.setdefault("name", key)
     return Point(
@@ -65,9 +80,14 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
         tenant=tenant,
         device=device,
         key=key,
-        series=series_id(tenant, device, key),
+        series=series_id(tenant, device, origin),
         **members,
     )
+
+
+def api_server_id(tenant: str) -> str:
+    """The id of the tenant's API server."""
+    return str(uuid5(_API_SERVERS, tenant))
 
 
 def first(thing: Thing) -> Change:
@@ -89,7 +109,8 @@ class View:
         self.undecodable = 0
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
-        self._policies = Policies()
+        self._rules: dict[str, dict[str, Trigger]] = {}
+        self._policies = Policies(self._rules_of)
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._creations = Creations(keys_per_device_max)
         self._key_by_digest: dict[str, str] = {}
@@ -123,7 +144,9 @@ class View:
         if old is not None:
             del things[change.id]
             self._unindex(old)
-        if cls is Point and (not change.first or (isinstance(new, Point) and special(new))):
+        if cls is Trigger or (
+            cls is Point and (not change.first or (isinstance(new, Point) and special(new)))
+        ):
             self._policies.advance(offset)
             self._stamps.clear()
         if new is not None:
@@ -147,7 +170,7 @@ class View:
         try:
             thing = cls.of({**change.body, "id": change.id})
             if isinstance(thing, Point):
-                place = (thing.tenant, thing.device, thing.key)
+                place = (thing.tenant, thing.device, thing.origin or thing.key)
                 if thing.series != series_id(*place):
                     raise ValueError(f"series {thing.series:#x} is not that of {place}")
         except (TypeError, ValueError) as error:
@@ -171,6 +194,8 @@ class View:
             self._key_by_digest.update((digest, thing.id) for digest, _ in thing.secrets)
         elif isinstance(thing, Tenant) and thing.uuid:
             self._tenant_by_uuid[thing.uuid] = thing.id
+        elif isinstance(thing, Trigger):
+            self._rules.setdefault(thing.point, {})[thing.id] = thing
 
     def _unindex(self, thing: Thing) -> None:
         if isinstance(thing, Point):
@@ -181,6 +206,17 @@ class View:
                 self._key_by_digest.pop(digest, None)
         elif isinstance(thing, Tenant):
             self._tenant_by_uuid.pop(thing.uuid, None)
+        elif isinstance(thing, Trigger):
+            self._rules.get(thing.point, {}).pop(thing.id, None)
+
+    def _rules_of(self, point: str) -> tuple[Rule, ...]:
+        """The rules of a point's triggers, by id."""
+        found = sorted(self._rules.get(point, {}).values(), key=lambda trigger: trigger.id)
+        return tuple(
+            Rule(each.id, each.when, each.bound, each.hysteresis, each.delay_ms, each.on_clear)
+            for each in found
+            if each.bound is not None and not each.disabled
+        )
 
     # -- following the log -------------------------------------------------------------------------
 
@@ -241,7 +277,8 @@ class View:
 
     def series(self, tenant: str, device: str, key: str) -> int:
         """The series id, whether or not anything was ever written to it."""
-        return series_id(tenant, device, key)
+        point = self._points.at(tenant, device, key)
+        return series_id(tenant, device, key) if point is None else point.series
 
     def known(self, tenant: str, device: str, key: str) -> Point | None:
         """The point at this key of the device."""
@@ -254,6 +291,16 @@ class View:
     def points(self, tenant: str, device: str) -> Mapping[str, Point]:
         """Key to point, for all points of the device, in the order of their creation."""
         return self._points.of(tenant, device)
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept; 0: for ever."""
+        point = self._points.of_series(series)
+        return 0 if point is None else point.keep_minutes
+
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's device for values that are pushed by key alone; there always is one."""
+        found = self._get(Device, device_id := api_server_id(tenant))
+        return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
 
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
@@ -314,6 +361,8 @@ class View:
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The `first` change that makes the point at a new key; None where there is nothing to do:
         the point is known, or this process asked for it a moment ago.
@@ -333,11 +382,26 @@ class View:
                 key,
                 kind=None if kind is None else int(kind),
                 locked=locked,
+                origin=self.origin(tenant, device, key),
                 precision=precision,
                 band=band,
+                on_change=on_change,
+                keep_minutes=keep_minutes,
                 created_ms=received_ms,
             )
         )
+
+    def origin(self, tenant: str, device: str, key: str) -> str:
+        """What the series of a new point at this key is made of, where it is not the key itself:
+        another point took that series along when it got another key.
+        """
+        origin, count = key, 0
+        while (other := self._points.of_series(series_id(tenant, device, origin))) is not None:
+            if (other.tenant, other.device, other.origin or other.key) != (tenant, device, origin):
+                break
+            count += 1
+            origin = f"{key}\0{count}"
+        return "" if origin == key else origin
 
     def creation_failed(self, change: Change) -> None:
         """The log may not have a change that `creation` gave: the next use of the key asks again at

@@ -8,7 +8,7 @@ turns that into the vendor's own envelope.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
@@ -87,6 +87,14 @@ class Lookup(Protocol):
         """The device with this id."""
         ...
 
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's device for values that are pushed by key alone; there always is one."""
+        ...
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept; 0: for ever."""
+        ...
+
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
         ...
@@ -120,6 +128,8 @@ class Lookup(Protocol):
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The `first` change that makes the point at a new key; None where there is nothing to do.
 
@@ -140,10 +150,15 @@ class Lookup(Protocol):
 class Intake:
     """What a door takes in: samples (of any lane), and what the catalogue must hold for them
     (`first` changes, appended with the samples, before the answer).
+
+    `again`: what the samples are depends on the outcome of the changes (another process may make
+    the same thing otherwise). So they go to the log alone, and once the catalogue has them the
+    request is decoded anew.
     """
 
     block: Block
     changes: Sequence[Change] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +188,10 @@ class Auth(Enum):
     """`Authorization: Bearer` with a token of ours for a machine client."""
     X_AUTHORIZATION = "x-authorization"
     """`X-Authorization: Bearer` with a token of ours for a user."""
+    ACCESS_TOKEN = "access-token"
+    """A user's token or an API key: `?access_token=`, `Authorization` with or without `Bearer`, or
+    `X-Access-Token`; the first of these that is there.
+    """
     DEVICE_TOKEN = "device"
     """MQTT user name, or the path's `token`."""
 
@@ -227,8 +246,9 @@ class Push:
     """A door that takes samples in. Several `paths` are aliases; `{name}` in them become
     `Inbound.path`.
 
-    `decode` makes the intake (or raises Refused); `accepted` gets the verdict of every row in the
-    request's order (empty where the door answers on APPEND) and makes the answer. `bulk` marks a
+    `decode` makes the intake (or raises Refused); `accepted` gets what was
+    taken in and the verdict of every row in the request's order (empty where the door answers on
+    APPEND), and makes the answer. `bulk` marks a
     hot door: it is served by the plain ASGI path. `docs` describes the door for the OpenAPI page:
     `described` makes it.
     """
@@ -237,7 +257,7 @@ class Push:
     paths: Sequence[str]
     auth: Auth
     decode: Callable[[Inbound, Lookup], Intake]
-    accepted: Callable[[Inbound, Sequence[Verdict]], Reply]
+    accepted: Callable[[Inbound, Intake, Sequence[Verdict]], Reply]
     refused: Refusal
     scope: str = "ingest"
     answer: Answer = Answer.APPEND
@@ -316,17 +336,25 @@ class Actions(Protocol):
         """The user."""
         ...
 
+    def control(self, caller: Principal) -> Any:
+        """The control actions (coroutines of `services.catalogue.Control`), done for the caller;
+        for calls whose `handle` is a coroutine.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A door that has something done and answers with the result: log in, tokens, later control
-    actions.
+    """A door that has something done and answers with the result: log in, tokens, control actions.
+
+    `handle` is called in a thread of its own (what it asks of `Actions` may take CPU), unless it is
+    a coroutine.
     """
 
     method: str
     paths: Sequence[str]
     auth: Auth
-    handle: Callable[[Inbound, Lookup, Actions], Reply]
+    handle: Callable[[Inbound, Lookup, Actions], Reply | Awaitable[Reply]]
     refused: Refusal
     scope: str = ""
     body_bytes_max: int = 64 * 1024

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from schemas.catalogue import Device, Point, Tenant, Thing, User
+from schemas.catalogue import API_SERVER, Device, Point, Tenant, Thing, User
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.samples import Kind
@@ -47,6 +47,8 @@ class ListedLookup:
             point.band,
             point.band_percent,
             point.heartbeat_ms,
+            point.on_change,
+            point.keep_minutes * 60_000,
         )
 
     def series(self, tenant: str, device: str, key: str) -> int:
@@ -83,6 +85,21 @@ class ListedLookup:
         found = self._things.get((Device.KIND, device))
         return found if isinstance(found, Device) and found.tenant == tenant else None
 
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's API server: the device of that type, if one was given."""
+        for thing in self._things.values():
+            if isinstance(thing, Device) and (thing.tenant, thing.type) == (tenant, API_SERVER):
+                return thing
+        return Device(f"api-server-of-{tenant}", tenant, "API server", API_SERVER)
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept."""
+        points = (thing for thing in self._things.values() if isinstance(thing, Point))
+        return next((each.keep_minutes for each in points if each.series == series), 0)
+
+    async def caught_up(self, offset: int) -> None:
+        """Changes are in at once."""
+
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
         found = self._things.get((Tenant.KIND, tenant))
@@ -117,6 +134,8 @@ class ListedLookup:
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The change that makes a point; asked for a second time there is none."""
         if any(change.body and change.body["key"] == key for change in self.creations):
@@ -131,6 +150,8 @@ class ListedLookup:
             locked=locked,
             precision=precision,
             band=band,
+            on_change=on_change,
+            keep_minutes=keep_minutes,
             created_ms=received_ms,
         )
         change = Change(Point.KIND, point.id, point.body(), first=True)
@@ -181,6 +202,10 @@ class ListedActions:
     def user(self, username: str) -> User | None:
         """The one user."""
         return User(username) if username == "anna" else None
+
+    def control(self, caller: Principal) -> Any:
+        """Nothing is configured here."""
+        raise NotImplementedError
 
 
 def a_principal(tenant: str = "acme", **members: Any) -> Principal:

@@ -152,12 +152,12 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
 def test_a_door_without_a_credential_stays_shut(world: World, way: Way, header: str) -> None:
     headers = {"authorization": header, "x-authorization": header} if header else {}
 
-    refused(lambda: world.auth.principal_of(way, headers, {}, scope=""))
+    refused(lambda: world.auth.principal_of(way, headers, {}, {}, scope=""))
 
 
 def test_a_credential_without_the_right_is_forbidden(world: World) -> None:
     with pytest.raises(Forbidden):
-        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="read")
+        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="read")
 
 
 def test_a_credential_opens_only_the_door_it_is_for(world: World) -> None:

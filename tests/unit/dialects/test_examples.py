@@ -68,7 +68,7 @@ def walk_push(example: Example, door: Push, request: Any, lookup: ListedLookup) 
         return
     assert_records(example, lookup, intake.block, inbound.caller.tenant)
     if "verdicts" in request:
-        assert_reply(example, door.accepted(inbound, example.verdicts(request)))
+        assert_reply(example, door.accepted(inbound, intake, example.verdicts(request)))
     else:
         assert example.json("reply") is None, "taken in, though an answer was expected"
 

@@ -59,14 +59,15 @@ def test_the_conflict_of_the_page_is_answered_with_its_index() -> None:
     assert len(stamps) == 4
 
     inbound, lookup = point_values(*((stamp + "Z", "1") for stamp in stamps))
-    times = list(ingest.decode(inbound, lookup).block.ts_ms)
+    intake = ingest.decode(inbound, lookup)
+    times = list(intake.block.ts_ms)
     verdicts = [
         Verdict.CONFLICT if time in times[:row] else Verdict.KEPT for row, time in enumerate(times)
     ]
-    reply = ingest.accepted(inbound, verdicts)
+    reply = ingest.accepted(inbound, intake, verdicts)
     assert reply.status == 202
     assert json.loads(reply.body) == {"meta": {"droppedIndices": [int(dropped)]}}
-    assert ingest.accepted(inbound, [Verdict.KEPT] * 4).status == 204
+    assert ingest.accepted(inbound, intake, [Verdict.KEPT] * 4).status == 204
 
 
 def test_the_value_of_the_page_is_taken_in() -> None:

@@ -26,7 +26,13 @@ class Keyring:
     """An authority that knows one token."""
 
     def principal_of(
-        self, auth: Auth, headers: Mapping[str, str], path: Mapping[str, str], *, scope: str
+        self,
+        auth: Auth,
+        headers: Mapping[str, str],
+        path: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        scope: str,
     ) -> Principal | None:
         """Who speaks."""
         if auth is Auth.NONE:

@@ -1,0 +1,26 @@
+"""Next Plus at the door: API Connections, the push API, and its parameters.
+
+Every tenant has exactly one API server; its parameters are points of one device of the catalogue
+(`Lookup.api_server`). The rest of the product's API follows LoopBack 3, and so does what is not
+published of this part: error envelope, log in, the manner of the management endpoints.
+"""
+
+from __future__ import annotations
+
+from services.dialects._contract import Dialect
+from services.dialects.next_plus.errors import refused
+from services.dialects.next_plus.push import PUSH
+from services.dialects.next_plus.read import READ_PARAMETER
+
+DIALECT = Dialect(
+    name="next_plus",
+    title="Next Plus",
+    contract_url=(
+        "https://success.nextplus.io/en/articles/"
+        "15176463-api-connections-push-live-data-into-next-plus-from-your-own-systems"
+    ),
+    pushes=(PUSH,),
+    reads=(READ_PARAMETER,),
+    prefixes=("/api/ApiServers",),
+    refused=refused,
+)
