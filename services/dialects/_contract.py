@@ -289,12 +289,13 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a read door wants: one query, or the latest values; `context` is handed back to
-    `render`.
+    `render`. A `fresh` answer has everything that was acknowledged before the question came.
     """
 
     query: RangeQuery | LatestQuery
     names: Mapping[int, str]
     context: Any = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

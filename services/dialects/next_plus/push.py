@@ -39,6 +39,7 @@ from services.dialects.next_plus.values import (
 from services.errors import Malformed, PipelineError, TooLarge, Unknown
 
 ITEMS_MAX = 1_000
+_SHOWN_BYTES_MAX = 512
 UUID_FIELD = "paramId"
 """Not published; it is what the read endpoint calls the UUID."""
 
@@ -333,6 +334,8 @@ def _inferred(index: int, key: str, value: Any) -> Kind:
 
 
 def _mismatch(index: int, key: str, expected: str, value: Any) -> Invalid:
+    """The published refusal; what came is repeated in it where it is short."""
+    short = len(_json.write(value)) <= _SHOWN_BYTES_MAX
     return Invalid(
         errors.VALUE_TYPE_MISMATCH,
         f"item {index}: the value is not of type {expected}",
@@ -340,7 +343,7 @@ def _mismatch(index: int, key: str, expected: str, value: Any) -> Invalid:
         key=key,
         expected=expected,
         received=json_type(value),
-        value=value,
+        **({"value": value} if short else {}),
     )
 
 
