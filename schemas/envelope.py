@@ -172,8 +172,12 @@ class Alert:
 class Audit:
     """One control call: who (`subject`, by which way `via`) had `action` done to what (`target`),
     with which arguments (secrets left out), and what became of it: "done", "refused", "unknown".
+
+    What changes something has two records with the same `call` and `at_ms`: before it is done the
+    outcome is unknown, so that it stays so where nobody could tell the end.
     """
 
+    call: str
     at_ms: int
     tenant: str
     subject: str

@@ -6,14 +6,21 @@ replaces by key and version, so that the same record written twice is one row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.blocks import Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
-from schemas.envelope import Change, Envelope, Letter, Logged, Record
-from schemas.topics import CATALOGUE_CHANGED, RECORDS_REFUSED, SAMPLES_ACCEPTED, Topic
+from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record
+from schemas.topics import (
+    CALLS_AUDITED,
+    CATALOGUE_CHANGED,
+    RECORDS_REFUSED,
+    SAMPLES_ACCEPTED,
+    Topic,
+)
 
 MIDDLE = 1 << 63
 """Versions below it are of first-wins rows, where the earlier one is higher; from it on, of
@@ -74,6 +81,33 @@ def _refused(logged: Sequence[Logged]) -> Any:
         body = letter.body.decode("utf-8", "backslashreplace")
         rows.append(row | {"at": letter.ts_ms, "body": body, "letter": offset})
     return arrow_rows(_REFUSED, [_printable(row) for row in rows])
+
+
+_AUDIT = {
+    "at": "ms",
+    "tenant": "string",
+    "subject": "string",
+    "via": "string",
+    "action": "string",
+    "target": "string",
+    "arguments": "string",
+    "outcome": "string",
+    "detail": "string",
+    "call": "string",
+    "version": "uint64",
+}
+
+
+def _audit(logged: Sequence[Logged]) -> Any:
+    rows = []
+    for offset, call in _records(logged):
+        if not isinstance(call, Audit):
+            raise TypeError(f"offset {offset} holds no audited call")
+        row = {name: getattr(call, name) for name in _AUDIT if hasattr(call, name)}
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        row |= {"at": call.at_ms, "arguments": arguments, "version": offset}
+        rows.append(_printable(row))
+    return arrow_rows(_AUDIT, rows)
 
 
 _POINTS = {
@@ -152,4 +186,5 @@ SAMPLES = Table("samples", SAMPLES_ACCEPTED, _samples, "ts")
 REFUSED = Table("refused", RECORDS_REFUSED, _refused)
 POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
 DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
-TABLES = (SAMPLES, REFUSED, POINTS, DEVICES)
+AUDIT = Table("audit", CALLS_AUDITED, _audit)
+TABLES = (SAMPLES, REFUSED, POINTS, DEVICES, AUDIT)

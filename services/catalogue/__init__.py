@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from services.catalogue._secrets import derive, digest, password_hash, password_matches, pepper
+from services.catalogue._secrets import (
+    derive,
+    digest,
+    password_hash,
+    password_matches,
+    pepper,
+    webhook_secret,
+)
+from services.catalogue.audit import Caller
 from services.catalogue.control import Control
 from services.catalogue.view import View, first, new_point, series_id
 
 __all__ = [
+    "Caller",
     "Control",
     "View",
     "derive",
@@ -17,4 +26,5 @@ __all__ = [
     "password_matches",
     "pepper",
     "series_id",
+    "webhook_secret",
 ]

@@ -36,7 +36,8 @@ class PointIndex:
 
     Two points may want one series: two names for the same (tenant, device, key), or two different
     ones whose 64-bit ids collide. The one created first stands, the others are as if they were not
-    there (`shadowed`) until it goes.
+    there (`shadowed`) until it goes. Two series may want one key, where a point was given it while
+    another was made there: the point created first has it, the other only its id.
     """
 
     def __init__(self) -> None:
@@ -45,6 +46,7 @@ class PointIndex:
         self._by_device: dict[tuple[str, str], dict[str, Point]] = {}
         self._ordered: dict[tuple[str, str], Mapping[str, Point]] = {}
         self._shadowed: dict[int, dict[str, Point]] = {}
+        self._behind: dict[tuple[str, str, str], dict[str, Point]] = {}
 
     @property
     def shadowed(self) -> int:
@@ -94,6 +96,10 @@ class PointIndex:
         points = self._by_device.get((tenant, device))
         return None if points is None else points.get(key)
 
+    def crowded(self, tenant: str, device: str, key: str) -> bool:
+        """Whether more than one point that can be seen wants this key of the device."""
+        return (tenant, device, key) in self._behind
+
     def count(self, tenant: str, device: str) -> int:
         """How many points the device has."""
         return len(self._by_device.get((tenant, device), ()))
@@ -112,14 +118,24 @@ class PointIndex:
     def _show(self, point: Point) -> None:
         self._by_id[point.id] = self._by_series[point.series] = point
         place = (point.tenant, point.device)
-        self._by_device.setdefault(place, {})[point.key] = point
+        points = self._by_device.setdefault(place, {})
+        if (other := points.get(point.key)) is not None:
+            point, later = sorted((other, point), key=_rank)
+            self._behind.setdefault((*place, point.key), {})[later.id] = later
+        points[point.key] = point
         self._ordered.pop(place, None)
 
     def _hide(self, point: Point) -> None:
         del self._by_id[point.id], self._by_series[point.series]
         place = (point.tenant, point.device)
-        points = self._by_device[place]
-        del points[point.key]
+        points, behind = self._by_device[place], self._behind.get((*place, point.key), {})
+        if behind.pop(point.id, None) is None:
+            del points[point.key]
+            if behind:
+                heir = min(behind.values(), key=_rank)
+                points[point.key] = behind.pop(heir.id)
+        if not behind:
+            self._behind.pop((*place, point.key), None)
         if not points:
             del self._by_device[place]
         self._ordered.pop(place, None)

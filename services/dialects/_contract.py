@@ -15,7 +15,7 @@ from math import inf
 from typing import Any, Protocol
 
 from schemas.blocks import Block
-from schemas.catalogue import Device, Point, Tenant, User
+from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Trigger, User
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
@@ -29,7 +29,8 @@ class Principal:
     credential is a device's.
 
     From `expires_ms` (UTC) on, the key behind the credential is not good any more: a door that asks
-    once for a whole connection ends it then.
+    once for a whole connection ends it then. `token` is the id of the token that a user came with;
+    empty where it was a key.
     """
 
     tenant: str
@@ -37,6 +38,7 @@ class Principal:
     scopes: frozenset[str]
     device: str = ""
     expires_ms: float = inf
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,30 @@ class Lookup(Protocol):
 
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
+        ...
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        ...
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, in the order of creation."""
+        ...
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id."""
+        ...
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by, in the order of creation."""
+        ...
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id."""
+        ...
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers, in the order of creation."""
         ...
 
     def tenant(self, tenant: str) -> Tenant | None:
@@ -329,12 +355,33 @@ class Actions(Protocol):
         """(token, refresh token) of a user for a tenant (its short name). Raises Unauthorized."""
         ...
 
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        choose: Callable[[Sequence[Tenant]], Tenant],
+        seconds: int | None = None,
+    ) -> tuple[str, int]:
+        """(token, seconds it is good for) of a user for the one of their tenants that `choose`
+        takes; what that raises is passed on. `seconds` may only shorten its life. Raises
+        Unauthorized.
+        """
+        ...
+
     def refresh(self, refresh_token: str) -> tuple[str, str]:
         """A new pair for a refresh token. Raises Unauthorized."""
         ...
 
     def user(self, username: str) -> User | None:
         """The user."""
+        ...
+
+    def users(self, tenant: str) -> Sequence[User]:
+        """Who may enter the tenant, by name."""
+        ...
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, by id."""
         ...
 
     def control(self, caller: Principal) -> Any:
