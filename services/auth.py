@@ -3,7 +3,8 @@
 Between the doors and the catalogue's view. A key that was revoked, rotated out or has expired, a
 user who was disabled, opens nothing from the moment the view knows, and neither do the tokens that
 were given out for them: a token names the secret it was given for, and both are looked up each
-time; so is whether a user ended the token itself (log out). Unknown, expired and revoked are answered alike.
+time; so is whether a user ended the token itself (log out). Unknown, expired and revoked are
+answered alike.
 
 Tokens are JWTs (RFC 7519, RFC 8725): HS256 only, a key for each purpose, iss, aud, typ, iat and exp
 checked.

@@ -64,8 +64,8 @@ class Taken(Refused):
 
     status = 409
 
-    def __init__(self, message: str, *, where: str = "") -> None:
-        super().__init__(message, where=where, code="taken")
+    def __init__(self, message: str, *, where: str = "", code: str = "taken") -> None:
+        super().__init__(message, where=where, code=code)
 
 
 class WrongMethod(Refused):

@@ -44,7 +44,8 @@ class PointIndex:
         self._by_id: dict[str, Point] = {}
         self._by_series: dict[int, Point] = {}
         self._by_device: dict[tuple[str, str], dict[str, Point]] = {}
-        self._ordered: dict[tuple[str, str], Mapping[str, Point]] = {}
+        self._ordered: dict[tuple[str, str], tuple[int, Mapping[str, Point]]] = {}
+        self._changes: dict[tuple[str, str], int] = {}
         self._shadowed: dict[int, dict[str, Point]] = {}
         self._behind: dict[tuple[str, str, str], dict[str, Point]] = {}
 
@@ -107,13 +108,20 @@ class PointIndex:
     def of(self, tenant: str, device: str) -> Mapping[str, Point]:
         """Key to point in the order of creation: a picture of the moment that nothing changes."""
         place = (tenant, device)
-        if (found := self._ordered.get(place)) is None:
+        # Readers in other threads may be late with their picture: it says of which state it is.
+        changes = self._changes.get(place, 0)
+        at, found = self._ordered.get(place, (-1, _NONE))
+        if at != changes:
             if (points := self._by_device.get(place)) is None:
                 return _NONE
             ordered = sorted(points.values(), key=lambda point: (point.created_ms, point.key))
             found = MappingProxyType({point.key: point for point in ordered})
-            self._ordered[place] = found
+            self._ordered[place] = (changes, found)
         return found
+
+    def _changed(self, place: tuple[str, str]) -> None:
+        self._changes[place] = self._changes.get(place, 0) + 1
+        self._ordered.pop(place, None)
 
     def _show(self, point: Point) -> None:
         self._by_id[point.id] = self._by_series[point.series] = point
@@ -123,7 +131,7 @@ class PointIndex:
             point, later = sorted((other, point), key=_rank)
             self._behind.setdefault((*place, point.key), {})[later.id] = later
         points[point.key] = point
-        self._ordered.pop(place, None)
+        self._changed(place)
 
     def _hide(self, point: Point) -> None:
         del self._by_id[point.id], self._by_series[point.series]
@@ -138,7 +146,7 @@ class PointIndex:
             self._behind.pop((*place, point.key), None)
         if not points:
             del self._by_device[place]
-        self._ordered.pop(place, None)
+        self._changed(place)
 
 
 class Policies:
