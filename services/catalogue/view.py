@@ -321,7 +321,7 @@ class View:
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
         found = self._get(Device, device)
-        if found is None and self.tenant(tenant) and device == api_server_id(tenant):
+        if found is None and device == api_server_id(tenant):
             return self.api_server(tenant)
         return found if found is not None and found.tenant == tenant else None
 
@@ -503,8 +503,8 @@ class View:
     def devices(self, tenant: str) -> Sequence[Device]:
         """The tenant's devices, by id; the API server among them."""
         own = [device for device in self._all(Device) if device.tenant == tenant]
-        server = self.device(tenant, api_server_id(tenant))
-        if server is not None and server not in own:
+        server = self.api_server(tenant)
+        if self.tenant(tenant) and server not in own:
             own.append(server)
         return sorted(own, key=lambda device: device.id)
 

@@ -150,7 +150,7 @@ def test_only_an_admin_switches_the_api_server_off_and_nobody_pushes_then(
     assert editor("PATCH", path, {"active": False})[0] == 401
     assert editor.done("PATCH", path, {"name": "Line 1"})["name"] == "Line 1"
     item = {"key": "switched", "value": 1}
-    assert editor("POST", f"{SERVERS}/push", item) == 200
+    assert editor("POST", f"{SERVERS}/push", item)[0] == 200
 
     assert admin.done("PATCH", path, {"active": False})["active"] is False
     assert editor("POST", f"{SERVERS}/push", item)[0] == 404
