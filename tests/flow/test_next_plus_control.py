@@ -34,6 +34,8 @@ class Api:
     def __call__(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """(status, decoded answer)."""
         status, answer, _ = self.http.request(method, path, body, self.headers)
+        # Where a refusal came before the body was read, the connection is not used again.
+        self.http.close()
         return status, answer
 
     def done(self, method: str, path: str, body: Any = None) -> Any:
@@ -230,6 +232,7 @@ def test_a_parameter_takes_its_values_along_to_its_new_key(plant: Plant, admin: 
     made = editor.done(
         "POST", PARAMETERS, {"key": "heat", "type": "number", "precision": 1, "maxLogPeriod": 1440}
     )
+    assert (made["type"], made["precision"], made["niceName"]) == ("number", 1, "heat")
     one = f"{PARAMETERS}/{made['id']}"
     at_ms = 1_700_000_000_000
 
