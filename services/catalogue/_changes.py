@@ -49,17 +49,26 @@ class Changes:
         self._seen: list[_Seen] = []
         view.on_change(self._note)
 
-    async def make(self, thing: T, *others: Thing) -> T:
-        """Claim the thing's id, and those of `others` with it. Raises Taken where somebody has
-        it.
+    async def make(
+        self, thing: T, *others: Thing, contested: Callable[[], bool] | None = None
+    ) -> T:
+        """Claim the thing's id, and those of `others` with it. Raises Taken where somebody has it.
+
+        `contested` is asked at the moment when the claim counts: whether another thing had the
+        place before. Then it is deleted, and Taken raised.
         """
         taken = f"there is a {thing.KIND} {thing.id!r} already"
         if self._view.thing(thing.KIND, thing.id) is not None:
             raise Taken(taken, where="id")
         change = first(thing)
         async with self._one:
+            self._contested = contested
             seen = await self._commit(change, *map(first, others))
-        if all(each.claim != change.claim for each in seen):
+            own = [each for each in seen if each.claim == change.claim]
+            if own and own[0].lost:
+                await self._commit(Change(thing.KIND, thing.id, None))
+                _taken(thing)
+        if not own:
             raise Taken(taken, where="id")
         _log.info("catalogue: made %s %s", thing.KIND, thing.id)
         return thing
@@ -74,8 +83,8 @@ class Changes:
     ) -> T:
         """Replace a thing by what `change` makes of it; again while others wrote in between.
 
-        `contested` is asked at the moment when the change counts: whether another thing had the new
-        place before. Then it is put back, and Taken raised.
+        `contested` is asked at the moment when the change counts, as in `make`; then the thing is
+        put back.
         """
         async with self._one:
             base: T | None = self.found(cls, id)
@@ -154,4 +163,4 @@ class Changes:
 
 
 def _taken(base: T) -> T:
-    raise Taken("another one was given this place at the same moment")
+    raise Taken(f"another {base.KIND} was given this place a moment before")

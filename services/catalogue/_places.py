@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -114,11 +115,7 @@ class Places(Part):
         if self._view.known(tenant, device, key) is not None:
             raise _taken(key)
         await self._there(found)
-        await self._changes.make(point)
-        if self._view.known(tenant, device, key) != point:
-            await self._changes.delete([point])
-            raise _taken(key)
-        return point
+        return await self._changes.make(point, contested=self._crowded(point))
 
     async def change_point(
         self,
@@ -160,14 +157,16 @@ class Places(Part):
             origin = now.origin or now.key
             return replace(now, key=key, origin="" if origin == key else origin, **changes)
 
-        def contested() -> bool:
-            return self._view.crowded(tenant, point.device, key)
-
+        contested = self._crowded(replace(point, key=key))
         return await self._changes.edit(Point, id, moved, contested=contested)
 
     async def delete_point(self, tenant: str, id: str) -> None:
         """Delete a point with its bindings and triggers; what was stored of it stays."""
         await self._delete_points([self._point(tenant, id)])
+
+    def _crowded(self, point: Point) -> Callable[[], bool]:
+        """Whether others are where the point is, once it is there."""
+        return lambda: self._view.crowded(point.tenant, point.device, point.key)
 
     async def _there(self, device: Device) -> None:
         """Have an API server on the log that is taken to be there: tenants from before they had

@@ -98,8 +98,15 @@ class PointIndex:
         return None if points is None else points.get(key)
 
     def crowded(self, tenant: str, device: str, key: str) -> bool:
-        """Whether more than one point that can be seen wants this key of the device."""
-        return (tenant, device, key) in self._behind
+        """Whether more than one point wants this key of the device, or the series of who has it."""
+        point = self.at(tenant, device, key)
+        shadows = point is not None and point.series in self._shadowed
+        return shadows or (tenant, device, key) in self._behind
+
+    def tangled(self, point: Point) -> bool:
+        """Whether the series of a point that came or went is, or was, wanted at another key too."""
+        stands = self._by_series.get(point.series)
+        return point.series in self._shadowed or (stands is not None and stands.key != point.key)
 
     def count(self, tenant: str, device: str) -> int:
         """How many points the device has."""

@@ -116,7 +116,7 @@ class Journal:
             next(named, ""),
             "unknown",
             arguments={name: _said(name, value) for name, value in arguments.items()},
-            tenant=str(arguments.get("tenant") or ""),
+            tenant=_tenant_of(arguments),
         )
         await self.write(record)
         try:
@@ -166,6 +166,12 @@ def _audited(action: str, method: Callable[..., Awaitable[Any]]) -> Callable[...
         )
 
     return act
+
+
+def _tenant_of(arguments: Mapping[str, Any]) -> str:
+    """The one tenant that a call is about, where it is about one."""
+    tenants = arguments.get("tenants") or [arguments.get("tenant")]
+    return str(next(iter(tenants)) or "") if len(tenants) == 1 else ""
 
 
 def _check_tenant(caller: Caller, action: str, arguments: Mapping[str, Any]) -> None:

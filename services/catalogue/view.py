@@ -393,6 +393,9 @@ class View:
         stamps = self._stamps.get((changed.tenant, changed.device))
         if stamps is None:
             return
+        if self._points.tangled(changed):
+            del self._stamps[changed.tenant, changed.device]
+            return
         stands = self._points.at(changed.tenant, changed.device, changed.key)
         if stands is None:
             stamps.pop(changed.key, None)
@@ -457,8 +460,8 @@ class View:
         return "" if origin == key else origin
 
     def crowded(self, tenant: str, device: str, key: str) -> bool:
-        """Whether more than one point wants this key of the device; the one created first has
-        it.
+        """Whether more than one point wants this key of the device, or the series of who has it.
+        The one created first has both.
         """
         return self._points.crowded(tenant, device, key)
 
