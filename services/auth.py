@@ -86,9 +86,9 @@ class _Verified:
 
 
 class Auth:
-    """Implements `services.dialects.Actions` too. All in memory.
+    """What doors may ask of it: who speaks, and tokens. All in memory.
 
-    `memberships` and `user_tokens` check a password, which takes about 50 ms of CPU: they are
+    `memberships`, `user_tokens` and `log_in` check a password, which takes about 50 ms of CPU: they are
     called in a worker thread. Any method may be called from any thread.
     """
 
@@ -176,7 +176,7 @@ class Auth:
         user, tenant = self._user_of(verified)
         return Principal(tenant.id, user.id, frozenset(user.tenants[tenant.id]), token=verified.id)
 
-    # -- Actions -----------------------------------------------------------------------------------
+    # -- log-in ------------------------------------------------------------------------------------
 
     def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
         """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
