@@ -88,8 +88,8 @@ class _Verified:
 class Auth:
     """What doors may ask of it: who speaks, and tokens. All in memory.
 
-    `memberships`, `user_tokens` and `log_in` check a password, which takes about 50 ms of CPU: they are
-    called in a worker thread. Any method may be called from any thread.
+    `memberships`, `user_tokens` and `log_in` check a password, which takes about 50 ms of CPU: they
+    are called in a worker thread. Any method may be called from any thread.
     """
 
     def __init__(self, view: View, clock: Clock, settings: Settings, secret: bytes) -> None:

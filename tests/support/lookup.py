@@ -318,5 +318,5 @@ def _placed(thing: Thing) -> Thing:
 def a_principal(tenant: str = "acme", **members: Any) -> Principal:
     """A principal that may do everything, unless `members` say otherwise."""
     members.setdefault("subject", "somebody")
-    members.setdefault("scopes", frozenset({"ingest", "read"}))
+    members["scopes"] = frozenset(members.get("scopes", ("ingest", "read")))
     return Principal(tenant, **members)

@@ -22,8 +22,8 @@ from schemas.envelope import Change
 from services.auth import LEEWAY_SECONDS, SECRET_FILE, Auth, installation_secret
 from services.catalogue import View, derive, digest, password_hash, pepper
 from services.clock import ManualClock
-from services.dialects import Principal
 from services.dialects import Auth as Way
+from services.dialects import Principal
 from services.errors import Forbidden, Unauthorized
 from services.settings import BadSetting, Settings
 from tests.support.catalogue import SECRET, a_view, put
