@@ -8,15 +8,17 @@ from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from schemas.catalogue import Device, Point, Tenant
-from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Undecodable
+from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Mark, Undecodable
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
-from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, TABLES
+from schemas.tables import AUDIT, DEVICES, POINTS, REFUSED, SAMPLES, TABLES
 from schemas.topics import (
+    CALLS_AUDITED,
     CATALOGUE_CHANGED,
     LANES_STORED,
     SAMPLES_ACCEPTED,
@@ -84,7 +86,7 @@ def test_there_is_a_sink_for_every_table_under_its_name() -> None:
 def test_the_group_that_others_look_at_is_the_sink_of_the_accepted_samples() -> None:
     of_samples = [f"sinks.{sink.name}" for sink in all_sinks() if sink.source is SAMPLES_ACCEPTED]
     assert of_samples == [SINK_GROUP]
-    assert {"samples", "refused", "points", "devices"} == {table.name for table in TABLES}
+    assert {"samples", "refused", "points", "devices", "audit"} == {table.name for table in TABLES}
 
 
 def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None:
@@ -132,6 +134,45 @@ def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None
             life = await log.incarnation(SAMPLES_ACCEPTED)
             assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1, life) in marks
             assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1, life) in marks
+
+    asyncio.run(body())
+
+
+def test_a_call_is_one_row_that_says_how_it_ended_however_often_it_is_written(
+    tmp_path: Path,
+) -> None:
+    def a_call(call: str, outcome: str, **members: Any) -> Audit:
+        given = {"name": "Kessel \ud800", "scopes": ["read"]}
+        who = {"tenant": "acme", "subject": "anna", "via": "http", "action": "add_key"}
+        return Audit(call, NOW_MS, **who, target="", arguments=given, outcome=outcome, **members)
+
+    records = [
+        a_call("c1", "unknown"),
+        a_call("c2", "unknown"),
+        a_call("c1", "refused", detail="no"),
+    ]
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store):
+            for _ in range(2):
+                rows = AUDIT.rows([Logged(n, Envelope(each)) for n, each in enumerate(records)])
+                await store.insert("audit", rows)
+            async with running(log, store):
+                await log.append([(CALLS_AUDITED, 0, Envelope(a_call("c3", "done")))])
+                await until_empty(log)
+            found = await store.rows(
+                "SELECT call, at, tenant, subject, via, action, outcome, detail, arguments"
+                " FROM audit FINAL ORDER BY call"
+            )
+            assert [(row[0], row[6], row[7]) for row in found] == [
+                ("c1", "refused", "no"),
+                ("c2", "unknown", ""),
+                ("c3", "done", ""),
+            ]
+            _, at, *who = found[0][:6]
+            assert who == ["acme", "anna", "http", "add_key"]
+            assert at.timestamp() * 1000 == NOW_MS
+            assert json.loads(found[0][8]) == {"name": "Kessel \ud800", "scopes": ["read"]}
 
     asyncio.run(body())
 
