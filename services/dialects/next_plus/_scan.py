@@ -70,7 +70,7 @@ def warm() -> None:
     scan(b'[{"key":"k","value":-1.5e1,"timestamp":1},{"key":"k","value":2}]', 2)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _scan(body: Any, keys: Any, doubles: Any, times: Any) -> Any:
     """(items, bytes of keys); (-1, 0) where the body is not of the plain form."""
     size, count, used = body.size, 0, 0
