@@ -1,4 +1,4 @@
-"""Next Plus on a running system: what was acknowledged is what is read, at once and after a kill."""
+"""Next Plus on a running system: what was acknowledged is read, at once and after a kill."""
 
 from __future__ import annotations
 
