@@ -424,3 +424,5 @@ class Dialect:
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
     refused: Refusal | None = None
+    warm: Callable[[], None] | None = None
+    """What a process that opens these doors does first, so that no request pays for it."""

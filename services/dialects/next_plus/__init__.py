@@ -17,6 +17,7 @@ from services.dialects.next_plus import (
     triggers,
     users,
 )
+from services.dialects.next_plus._scan import warm
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER
@@ -48,4 +49,5 @@ DIALECT = Dialect(
         "/api/AccessTokens",
     ),
     refused=refused,
+    warm=warm,
 )

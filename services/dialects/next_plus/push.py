@@ -1,6 +1,7 @@
 """Values in: one POST with one item, a list of items, or a list under `parameters`.
 
-A hot door: the body becomes one `_Item` per value and then columns. A batch is looked at whole
+A hot door: the usual body, numbers for known parameters, becomes columns by a compiled scanner
+(`_scan`); any other becomes one `_Item` per value and then columns. A batch is looked at whole
 before anything of it counts. The first item that cannot be used refuses all of them; of two values
 for one parameter and millisecond the later one stands.
 
@@ -28,6 +29,7 @@ from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind, Value, Verdic
 from services.dialects import _json, _times
 from services.dialects._contract import Auth, Inbound, Intake, Lookup, Push, Reply, described
 from services.dialects.next_plus import errors
+from services.dialects.next_plus._scan import ABSENT, Scanned, scan
 from services.dialects.next_plus.errors import Invalid, refused
 from services.dialects.next_plus.values import (
     KEEP_MINUTES_DEFAULT,
@@ -46,7 +48,6 @@ UUID_FIELD = "paramId"
 """Not published; it is what the read endpoint calls the UUID."""
 
 _LONGS = range(-(2**63), 2**63)
-_NUMBERS = ({float}, {int}, {float, int})
 _EXPECTED = {kind: name for name, kind in TYPES.items()}
 _ANYTHING = Kind.STRING
 """A `string` parameter takes any value."""
@@ -95,14 +96,16 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     server = lookup.api_server(tenant)
     if server.disabled:
         raise Unknown("no active API server for this tenant")
+    if scanned := scan(inbound.body, ITEMS_MAX):
+        moment = _Moment(lookup, tenant)
+        block = _numbers(scanned, moment, server.id, inbound.received_ms)
+        if block is not None:
+            return Intake(block)
     items = items_of(inbound.body)
     if not items:
         raise Invalid(errors.NO_ITEMS, "the body holds no items")
     if len(items) > ITEMS_MAX:
         raise TooLarge(f"a push may have {ITEMS_MAX} items", code=errors.TOO_MANY_ITEMS)
-    block = _numbers(items, _Moment(lookup, tenant), server.id, inbound.received_ms)
-    if block is not None:
-        return Intake(block)
     return _Batch(inbound, lookup, server.id, items).intake()
 
 
@@ -140,7 +143,7 @@ class _Layout(NamedTuple):
 
 
 @lru_cache(maxsize=_LAYOUTS_MAX)
-def _layout(lookup: _Moment, device: str, count: int, joined: str) -> _Layout | None:
+def _layout(lookup: _Moment, device: str, count: int, joined: bytes) -> _Layout | None:
     """The layout of `count` keys, joined by NUL, which no key has in it; None where one of them is
     no known `number` parameter.
 
@@ -149,8 +152,8 @@ def _layout(lookup: _Moment, device: str, count: int, joined: str) -> _Layout | 
     """
     stamps = lookup.stamps(device)
     try:
-        stamped = [stamps[key] for key in joined.split("\0")]
-    except KeyError:
+        stamped = [stamps[key] for key in joined.decode().split("\0")]
+    except (KeyError, UnicodeDecodeError):
         return None
     distinct = {id(policy): policy for _, policy in stamped}
     numbers = {name: number for number, name in enumerate(distinct)}
@@ -183,28 +186,19 @@ class _Moment:
         return isinstance(other, _Moment) and self._same == other._same
 
 
-def _numbers(
-    items: Sequence[_Item], moment: _Moment, device: str, received_ms: int
-) -> Block | None:
-    """The block of a push that has nothing but numbers for known `number` parameters, named by key,
-    which is what most pushes are; None where there is anything else in it.
-
-    No Python statement runs once an item but the three that pick its members.
+def _numbers(scanned: Scanned, moment: _Moment, device: str, received_ms: int) -> Block | None:
+    """The block of a push that has nothing but numbers for known `number` parameters; None where
+    there is anything else in it.
     """
-    values, count = [item.value for item in items], len(items)
-    by_key = [item.param_id for item in items].count(UNSET) == count
-    if not by_key or set(map(type, values)) not in _NUMBERS:
+    layout = _layout(moment, device, scanned.items, scanned.keys)
+    if layout is None or scanned.mixed:
         return None
-    try:
-        layout = _layout(moment, device, count, "\0".join([item.key for item in items]))
-        doubles = array("d", values)
-    except (TypeError, OverflowError):
-        return None
-    times = _times_of([item.timestamp for item in items], received_ms)
-    if layout is None or times is None:
-        return None
+    count, times = scanned.items, scanned.times
+    oldest_ms = scanned.oldest_ms
+    if oldest_ms == ABSENT:
+        oldest_ms, times = received_ms, array("q", (received_ms,)) * count
     rule = array("B", (Conflict.LAST,)) * count
-    if min(times) < received_ms - layout.kept_ms:
+    if oldest_ms < received_ms - layout.kept_ms:
         borders = [_border_ms(policy, received_ms) for policy in layout.policies]
         pairs = zip(times, layout.policy, strict=True)
         rule = array("B", [_LAST_OR_RENEW[ts_ms < borders[number]] for ts_ms, number in pairs])
@@ -213,25 +207,11 @@ def _numbers(
         series=layout.series[:],
         ts_ms=times,
         kind=array("B", bytes(count)),
-        bits=array("q", doubles.tobytes()),
+        bits=array("q", scanned.doubles.tobytes()),
         quality=array("i", (NO_QUALITY,)) * count,
         rule=rule,
         policy=layout.policy[:],
     )
-
-
-def _times_of(stamps: Sequence[Any], received_ms: int) -> array[int] | None:
-    """The times of all items, where all are given alike and can be used; else None."""
-    if stamps[0] is UNSET:
-        count = len(stamps)
-        return array("q", (received_ms,)) * count if stamps.count(UNSET) == count else None
-    try:
-        whole = _times.all_ms_of(stamps) if isinstance(stamps[0], str) else stamps
-        times = array("q", whole)
-        # A boolean passes for 0 or 1.
-        return times if min(whole) > 1 and max(whole) < TS_MS_MAX else None
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _border_ms(policy: PointPolicy, received_ms: int) -> int:
