@@ -92,6 +92,19 @@ SINK_SECONDS = Histogram(
 )
 SINK_LAG = Gauge("lineshaft_sink_lag", "Records between a sink and its topic's end", ["sink"])
 
+# -- webhooks
+WEBHOOKS = Counter(
+    "lineshaft_webhooks_total",
+    "Alerts that are done with: delivered, dead, skipped (the trigger is gone or off)",
+    ["outcome"],
+)
+WEBHOOK_FAILURES = Counter(
+    "lineshaft_webhook_failures_total", "Calls of webhooks that were not answered with 2xx"
+)
+WEBHOOKS_OPEN = Gauge(
+    "lineshaft_webhooks_open", "Alerts that were read and are not done with: being told, or waiting"
+)
+
 # -- dead letters
 DEAD_LETTERS = Counter(
     "lineshaft_dead_letters_total", "Rows or records set aside", ["source", "reason"]
@@ -102,6 +115,8 @@ for _verdict in Verdict:
     SAMPLES_JUDGED.labels(_verdict.name.lower())
 for _reason in ("undecodable", "type"):
     DEAD_LETTERS.labels("agents", _reason)
+for _outcome in ("delivered", "dead", "skipped"):
+    WEBHOOKS.labels(_outcome)
 for _state in ("raised", "cleared"):
     ALERTS.labels(_state)
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from services.catalogue._secrets import derive, digest, password_hash, password_matches, pepper
+from services.catalogue._secrets import (
+    derive,
+    digest,
+    password_hash,
+    password_matches,
+    pepper,
+    webhook_secret,
+)
 from services.catalogue.control import Control
 from services.catalogue.view import View, first, new_point, series_id
 
@@ -17,4 +24,5 @@ __all__ = [
     "password_matches",
     "pepper",
     "series_id",
+    "webhook_secret",
 ]
