@@ -106,6 +106,7 @@ class WebhookWorker:
         """By trigger: what is to be told, in order; the first is being told."""
         self._telling: set[asyncio.Task[None]] = set()
         self._committed: int | None = None
+        self._open_max = OPEN_MAX
         self._paused = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -170,7 +171,7 @@ class WebhookWorker:
     def _pause_if_full(self, reader: Reader) -> None:
         if self._lane is None:
             return
-        full = len(self._open) >= OPEN_MAX or len(self._places) >= PLACES_MAX
+        full = len(self._open) >= self._open_max or len(self._places) >= PLACES_MAX
         if full and not self._paused:
             self._paused = True
             logger.warning("%s: %d alerts are open, no more are read", self.group, len(self._open))
