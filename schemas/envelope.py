@@ -203,7 +203,8 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 class Envelope:
     """One record of the log. `key` chooses what compaction keeps; only compacted topics need one.
 
-    `received` is set on judged blocks: the highest offset of the judged lane that is in it.
+    `received` is set on judged blocks: the highest offset of the judged lane that is in it; and on
+    ticks behind them: that of the last block.
     """
 
     record: Record

@@ -40,8 +40,8 @@ class Agent:
 
     An agent whose `ask` is None never asks, so its lanes need not wait for the store. `due(state)`
     is the next moment (UTC ms) at which the time alone would change something, None where there is
-    none: then a `Tick` with the agent's name as key is appended to the lane, and `step` applies it
-    when it is read, like any record.
+    none: then `tick(state, now_ms)`, a record with a `Tick` whose key is the agent's name, is
+    appended to the lane, and `step` applies it when it is read, like any record.
     """
 
     name: str
@@ -53,3 +53,4 @@ class Agent:
     unpack: Callable[[bytes], Any]
     stored: Callable[[Any, int], None]
     due: Callable[[Any], int | None] | None = None
+    tick: Callable[[Any, int], Envelope] | None = None

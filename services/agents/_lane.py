@@ -333,7 +333,8 @@ class LaneKeeper:
         """
         parts = self.parts
         self._ticked_ms = parts.clock.monotonic_ms()
-        tick = Envelope(Tick(parts.clock.now_ms(), parts.agent.name))
+        assert parts.agent.tick is not None, f"{parts.agent.name} is due and has no tick"
+        tick = parts.agent.tick(self.state, parts.clock.now_ms())
         self.waiting = True
         await until_available(
             lambda: parts.log.append([(parts.agent.source, self.lane, tick)]), what="the event log"

@@ -32,11 +32,16 @@ Out = list[tuple[Topic, int, Envelope]]
 
 
 class State:
-    """A lane's series with rules, and when the time alone would show something of them."""
+    """A lane's series with rules, and when the time alone would show something of them. `judged` is
+    how far the lane had been judged at the newest block.
+    """
 
-    def __init__(self, series: dict[int, Series] | None = None) -> None:
+    def __init__(
+        self, series: dict[int, Series] | None = None, judged: Position = Position(0, -1)
+    ) -> None:
         self.series: dict[int, Series] = {}
         self.due_ms: dict[int, int] = {}
+        self.judged = judged
         for name, state in (series or {}).items():
             self.put(name, state)
 
@@ -59,19 +64,19 @@ class State:
             [name, state.tenant, state.revision, state.newest, [*map(_plain, state.watches)]]
             for name, state in self.series.items()
         ]
-        return bytes([_FORMAT]) + zlib.compress(json.dumps(plain).encode(), 1)
+        return bytes([_FORMAT]) + zlib.compress(json.dumps([self.judged, plain]).encode(), 1)
 
     @classmethod
     def unpack(cls, data: bytes) -> State:
         """The inverse of `pack`. Raises ValueError where the bytes are of another format."""
         if data[0] != _FORMAT:
             raise ValueError(f"a state of format {data[0]}; this is {_FORMAT}")
-        return cls(
-            {
-                name: Series(tenant, revision, (newest[0], newest[1]), tuple(map(_watch, watches)))
-                for name, tenant, revision, newest, watches in json.loads(zlib.decompress(data[1:]))
-            }
-        )
+        judged, plain = json.loads(zlib.decompress(data[1:]))
+        series = {
+            name: Series(tenant, revision, (newest[0], newest[1]), tuple(map(_watch, watches)))
+            for name, tenant, revision, newest, watches in plain
+        }
+        return cls(series, Position(*judged))
 
 
 def _plain(watch: Watch) -> list[Any]:
@@ -87,6 +92,14 @@ def due(state: State) -> int | None:
     return min(state.due_ms.values(), default=None)
 
 
+def tick(state: State, now_ms: int) -> Envelope:
+    """The time, as a record of the lane. It says how far the lane is judged, as the block before it
+    does: who begins to follow at the last record of the lane must learn that.
+    """
+    judged = state.judged
+    return Envelope(Tick(now_ms, NAME), received=judged.offset, epoch=judged.epoch)
+
+
 def step(
     state: State, position: Position, record: Envelope | Undecodable, _: Asked, lanes: int
 ) -> Outcome:
@@ -97,6 +110,9 @@ def step(
     if isinstance(content, Tick) and content.key == NAME:
         return _time(state, position, content, lanes)
     if isinstance(content, Block) and len(content.version) == len(content):
+        assert isinstance(record, Envelope)
+        if record.received >= 0:
+            state.judged = Position(record.epoch, record.received)
         return _block(state, position, content, lanes)
     return Outcome()
 
@@ -182,4 +198,5 @@ AGENT = Agent(
     unpack=State.unpack,
     stored=lambda state, offset: None,
     due=due,
+    tick=tick,
 )

@@ -210,7 +210,8 @@ class LiveView:
         self._offsets[lane] = logged.offset + 1
         envelope = logged.envelope
         block = getattr(envelope, "record", None)
-        if isinstance(block, Tick):
+        if isinstance(envelope, Envelope) and isinstance(block, Tick):
+            self._fence.judged(lane, envelope.received)
             return 0
         if not isinstance(envelope, Envelope) or not isinstance(block, Block):
             # The sink sets such a record aside; here it is only passed over.

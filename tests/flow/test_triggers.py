@@ -1,11 +1,13 @@
-"""Triggers seen from outside, embedded: values are pushed, webhooks come, and a kill -9 at any place
-neither loses one nor repeats one that was done with.
+"""Triggers seen from outside, embedded: values are pushed, webhooks come, and a kill -9 at any
+place neither loses one nor repeats one that was done with.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +65,7 @@ class Line:
                     change = first(trigger)
                     await log.append([(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key))])
 
-        self.plant.kill()
+        self.plant.stop()
         asyncio.run(write())
         self.plant.start()
 
@@ -158,9 +160,6 @@ def test_a_webhook_that_is_given_up_is_a_row_and_a_letter(tmp_path: Path) -> Non
 
 def _rows(plant: Plant) -> list[tuple[Any, ...]]:
     """The table, read by a process of its own: the engine stays in memory where it was opened."""
-    import subprocess
-    import sys
-
     program = (
         "import asyncio, json, sys\n"
         "from services.store import open_store\n"

@@ -51,6 +51,19 @@ def accepted(*pairs: tuple[float, int], policy: PointPolicy, series: int = SERIE
     return block
 
 
+def test_the_time_says_how_far_the_lane_is_judged() -> None:
+    state = State()
+    assert triggers.tick(state, 5) == Envelope(Tick(5, "triggers"))
+    for record in (
+        Envelope(accepted((11.0, 1), policy=ruled(SLOW)), received=41, epoch=3),
+        Envelope(Tick(7, "samples"), received=2, epoch=1),
+        Envelope(Block(), received=42, epoch=3),
+    ):
+        triggers.step(state, Position(1, 1), record, (), 16)
+    for one in (state, State.unpack(state.pack())):
+        assert triggers.tick(one, 5) == Envelope(Tick(5, "triggers"), received=42, epoch=3)
+
+
 def said(state: State, record: Record | Undecodable, offset: int = 0) -> list[Alert]:
     """What one record has the agent say."""
     given = record if isinstance(record, Undecodable) else Envelope(record)
@@ -180,6 +193,7 @@ def test_from_any_checkpoint_on_it_says_the_same_under_the_same_ids(round_: int)
         for offset in range(begin, len(history)):
             assert said(again, history[offset], offset) == whole[offset]
         assert again.series == state.series and again.due_ms == state.due_ms
+        assert triggers.tick(again, 1) == triggers.tick(state, 1)
 
 
 def test_a_state_of_another_format_is_not_taken() -> None:
