@@ -54,12 +54,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class _Open:
-    """An alert that is not done with, and the records that brought it."""
+    """An alert that is not done with, and the records that brought it. `last` says that it has
+    waited too long to be tried more than once.
+    """
 
     alert: Alert
     places: list[Place]
     since_ms: float
     attempts: int = 0
+    last: bool = False
     body: bytes = b""
 
 
@@ -239,17 +242,18 @@ class WebhookWorker:
             trigger = await self._trigger_of(item.alert)
             if trigger is None:
                 return self._end(item, "skipped")
+            waited_ms = self._clock.monotonic_ms() - item.since_ms
             answer = await self._call(item, trigger)
             if answer is None:
                 continue
             item.attempts += 1
+            if item.attempts == 1:
+                item.last = waited_ms >= self._waited_ms_max > 0
             if not answer.problem:
                 return self._end(item, "delivered")
             WEBHOOK_FAILURES.inc()
             logger.info("%s: %s: %s", self.group, item.alert.id, answer.problem)
-            waited_ms = self._clock.monotonic_ms() - item.since_ms
-            tried = item.attempts >= self._attempts_max or waited_ms >= self._waited_ms_max > 0
-            if answer.final or tried:
+            if answer.final or item.last or item.attempts >= self._attempts_max:
                 return self._dead(item, answer.problem)
             await self._patience.rest(self._pause_ms(item.attempts) / 1000)
         return None
