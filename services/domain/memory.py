@@ -15,18 +15,19 @@ from struct import Struct
 
 import numpy as np
 
-from schemas.blocks import Block, bytes_of
+from schemas.blocks import Block, bytes_of, double_of
 from schemas.envelope import Position
 from schemas.points import PointPolicy
 from schemas.samples import Kind, Verdict
-from services.domain import kernels
-from services.domain.kernels import ANY, NEVER, Column, Memory, Rows
+from services.domain import deadband, kernels
+from services.domain.deadband import Base
+from services.domain.kernels import ANY, NEVER, UNDECIDED, Column, Memory, Rows
 from services.domain.lattice import is_earlier, record_of
 
 ROWS_MAX = 65_536
 """Times that a lane remembers although the store has them."""
 
-FORMAT = 1
+FORMAT = 2
 _HEAD = Struct("<BBII")
 _PACKED = ("names", "series", "bands", "floors", "rows")
 
@@ -73,6 +74,10 @@ class Lane:
 
     def __init__(self, *, whole: bool, rows_max: int = ROWS_MAX) -> None:
         self.whole, self.rows_max = whole, rows_max
+        self.decided = 0
+        """How many rows were left to the specification: numbers of more than 15 digits that lie at
+        the border of a deadband.
+        """
         self._floor_ts = NEVER
         """The highest of all floors: nothing above it needs to be asked."""
         self._memory = Memory(
@@ -135,8 +140,7 @@ class Lane:
         for series in unknown:
             self._room(series=1)
             m = self._memory
-            name = series - (1 << 64) if series >> 63 else series
-            slot = kernels.slot_of(m.slots, m.names, m.counts, name)
+            slot = kernels.slot_of(m.slots, m.names, m.counts, _signed(series))
             m.floors[slot] = max(int(m.floors[slot]), newest.get(series, NEVER))
             self._floor_ts = max(self._floor_ts, int(m.floors[slot]))
 
@@ -164,14 +168,32 @@ class Lane:
         offset = -1 if learning else position.offset
         self._room(series=size, rows=size)
         for first, stop in spans:
+            told = UNDECIDED
             while first < stop:
                 m = self._memory
                 first = kernels.judge(
-                    first, stop, columns, m, record, offset, learning, judged, versions
+                    first, stop, columns, m, record, offset, learning, told, judged, versions
                 )
-                if first < stop:
+                told = UNDECIDED
+                if first < stop and judged[first] == UNDECIDED:
+                    told = self._decide(block, first)
+                elif first < stop:
                     self._index_room(stop - first)
         return judgement
+
+    def _decide(self, block: Block, row: int) -> Verdict:
+        """What the specification's deadband says of a row that the kernel leaves to it."""
+        self.decided += 1
+        m = self._memory
+        slot = kernels.slot_of(m.slots, m.names, m.counts, _signed(block.series[row]))
+        known, (band, percent, heartbeat_ms) = m.series[slot], m.bands[slot]
+        kind, bits = Kind(int(known[kernels.BASE_KIND])), int(known[kernels.BASE_BITS])
+        value = double_of(bits) if kind == Kind.DOUBLE else bits
+        base = Base(int(known[kernels.BASE_TS]), kind, bits, value)
+        policy = PointPolicy(
+            "", band=float(band), band_percent=float(percent), heartbeat_ms=int(heartbeat_ms)
+        )
+        return deadband.step(base, block.sample(row), policy)[1]
 
     def forget(self, offset: int) -> None:
         """The store has every row up to `offset`: let the oldest go beyond `rows_max`; what is not
@@ -267,6 +289,11 @@ _BLANK[[kernels.MAX_TS, kernels.BASE_TS, kernels.REVISION]] = NEVER
 _BLANK[kernels.KIND] = ANY
 
 
+def _signed(series: int) -> int:
+    """The int64 of the same bits as a series id."""
+    return series - (1 << 64) if series >> 63 else series
+
+
 def _power(size: int) -> int:
     """The power of two that is not below `size`."""
     return 1 << max(0, size - 1).bit_length()
@@ -301,6 +328,6 @@ def _columns(block: Block) -> Rows:
 @lru_cache(maxsize=64)
 def _policies(policies: tuple[PointPolicy, ...]) -> tuple[Column, Column]:
     """The columns `policies` and `policy_bands` of `Rows`."""
-    locks = [(p.revision, ANY if p.kind is None else int(p.kind)) for p in policies]
+    locks = [(p.revision, ANY if p.kind is None else int(p.kind), p.on_change) for p in policies]
     bands = [(p.band, p.band_percent, float(p.heartbeat_ms)) for p in policies]
     return np.array(locks, np.int64), np.array(bands, np.float64)
