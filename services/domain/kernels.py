@@ -44,7 +44,7 @@ whether the deadband drops it.
 """
 
 _DOUBLE, _LONG = int(Kind.DOUBLE), int(Kind.LONG)
-_FIRST, _LAST, _ = (int(rule) for rule in Conflict)
+_FIRST, _LAST, _RENEW = (int(rule) for rule in Conflict)
 _KEPT, _DUPLICATE, _CONFLICT, _OVERWRITE, _SUPPRESSED, _REFUSED = (int(v) for v in Verdict)
 _MARGIN = 8 * float(np.finfo(np.float64).eps)
 _SMALL, _PERCENT_MAX = 1e-290, 1e30
@@ -312,7 +312,7 @@ def judge(
     says: then the row's verdict is UNDECIDED, and the next call begins there with `told`, KEPT or
     SUPPRESSED. `record` is the block's place among all records (`lattice.record_of`). `learning`
     takes rows that the store answered: they are what they are, so neither type nor deadband is
-    asked, nothing is overwritten, and they bring no policy.
+    asked, nothing is overwritten or renewed, and they bring no policy.
     """
     names, series, bands, _, slots, rows, by_time, counts = m
     ids, times, kinds, all_bits, doubles, qualities, rules, policy, policies, policy_bands = b
@@ -330,7 +330,11 @@ def judge(
         mark = bits ^ ((np.int64(qualities[i]) * 8 + kind) * _SPREAD)
         verdict = _KEPT
         moves = ts > series[slot, MAX_TS]
-        if moves:
+        if rules[i] == _RENEW and not learning:
+            moves = ts >= series[slot, MAX_TS] or ts == series[slot, BASE_TS]
+            if ts >= series[slot, MAX_TS]:
+                series[slot, MAX_TS], series[slot, NEWEST] = ts, mark
+        elif moves:
             change = _KEPT
             if series[slot, BANDED] != 0 and not learning:
                 change = told
@@ -371,7 +375,7 @@ def judge(
         verdicts[i] = verdict
         # 2^63 + pos and 2^63 - 1 - pos, as int64 of the same bits.
         place = start | i
-        versions[i] = NEVER + place if rules[i] == _LAST else -1 - (NEVER + place)
+        versions[i] = NEVER + place if rules[i] != _FIRST else -1 - (NEVER + place)
     return stop
 
 
