@@ -351,6 +351,17 @@ class Block:
             }
         )
 
+    def counted(self) -> Any:
+        """Counted suppressed rows (`version` is the count) as a pyarrow.Table with the columns of
+        the store's table `suppressed`.
+        """
+        named = {"ts": "last_ts", "version": "count"}
+        table = self.stored()
+        table = table.rename_columns([named.get(name, name) for name in table.column_names])
+        minutes = pc.divide(_arrow(self.ts_ms, pa.int64()), 60_000)
+        starts = pc.multiply(minutes, 60_000).view(pa.timestamp("ms", "UTC"))
+        return table.append_column("minute", starts)
+
     @classmethod
     def from_stored(cls, data: bytes) -> Block:
         """The inverse of `stored`: the rows of an Arrow IPC stream with those columns, as the store

@@ -1,7 +1,9 @@
-"""The judge of the lanes: samples.received -> samples.accepted, receipts.issued, records.refused.
+"""The judge of the lanes: samples.received -> samples.accepted, samples.suppressed,
+receipts.issued, records.refused.
 
-Rows that are kept or overwrite go on with their version; what somebody waits for gets a receipt;
-what cannot be used becomes dead letters. The rules are in `services.domain.admission`, judged on
+Rows that are kept or overwrite go on with their version; suppressed ones are counted by series and
+minute (`services.domain.suppressed`); what somebody waits for gets a receipt; what cannot be used
+becomes dead letters. The rules are in `services.domain.admission`, judged on
 columns by `services.domain.memory`. A request that came again under its id is not applied: it gets
 the first answer, and its rows count as duplicates.
 """
@@ -37,6 +39,7 @@ from schemas.topics import (
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
+    SAMPLES_SUPPRESSED,
     Topic,
     receipts_lane,
 )
@@ -158,6 +161,10 @@ def step(
     if len(stored):
         accepted = Envelope(stored, received=position.offset, epoch=position.epoch)
         out.append((SAMPLES_ACCEPTED, lane, accepted))
+    counted = state.lane.suppressed(block, judgement.verdicts)
+    for piece in counted.pieces() if len(counted) else ():
+        told = Envelope(piece, received=position.offset, epoch=position.epoch)
+        out.append((SAMPLES_SUPPRESSED, lane, told))
     out += _receipts(state, position, record.entries, repeated, verdicts, lanes)
     out += [(RECORDS_REFUSED, 0, Envelope(x)) for x in _letters(block, verdicts, lane, position)]
     tally = dict(zip(_VERDICTS, judgement.counts, strict=True))

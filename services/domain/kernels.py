@@ -18,6 +18,7 @@ from numba import njit
 
 from schemas.samples import Conflict, Kind, Verdict
 from services.domain.lattice import ROW_BITS
+from services.domain.suppressed import MINUTE_MS
 
 Column = np.ndarray[Any, Any]
 
@@ -34,7 +35,11 @@ BAND, PERCENT, HEARTBEAT = range(3)
 """Columns of `Memory.bands`."""
 TS, MARK, OFFSET, SLOT = range(4)
 """Columns of `Memory.rows`."""
-USED, BEGIN, END, INDEXED, FILLED = range(5)
+COUNT, TOLD, LAST_TS, LAST_BITS, LAST_WHAT = range(5)
+"""Columns of `Memory.suppressed`; `LAST_WHAT` is quality * 8 + kind."""
+ROW = 1
+"""In what `count` puts out this column is the row that had it put out, the others are as above."""
+USED, BEGIN, END, INDEXED, FILLED, UNTOLD = range(6)
 """Places in `Memory.counts`."""
 KNOWN, TIME_UNKNOWN, SERIES_UNKNOWN = range(3)
 """What `question` finds of a row."""
@@ -56,18 +61,20 @@ _GOLDEN, _SPREAD = 0x9E3779B97F4A7C15 - 2**64, 0xD6E8FEB86659FD93 - 2**64
 class Memory(NamedTuple):
     """A lane's memory.
 
-    A series has a place ("slot") in the columns `names` (its id), `series`, `bands` and `floors`;
-    `slots` is an open-addressing table from id to slot, -1 where free. `rows` is a ring of the
-    remembered times in the order they were stored; a row is named by a running number, so that
-    forgetting the oldest moves nothing. `by_time` is an open-addressing table from (series, time)
-    to the number of its newest row, -1 where free. `counts`: series in use, first row, the one
-    behind the last row, the one behind the last row in `by_time`, places of `by_time` in use.
+    A series has a place ("slot") in the columns `names` (its id), `series`, `bands`, `floors` and
+    `suppressed` (what `suppressed.Count` is); `slots` is an open-addressing table from id to slot,
+    -1 where free. `rows` is a ring of the remembered times in the order they were stored; a row is
+    named by a running number, so that forgetting the oldest moves nothing. `by_time` is an
+    open-addressing table from (series, time) to the number of its newest row, -1 where free.
+    `counts`: series in use, first row, the one behind the last row, the one behind the last row in
+    `by_time`, places of `by_time` in use, series with suppressed samples of which no row has told.
     """
 
     names: Column
     series: Column
     bands: Column
     floors: Column
+    suppressed: Column
     slots: Column
     rows: Column
     by_time: Column
@@ -314,7 +321,7 @@ def judge(
     takes rows that the store answered: they are what they are, so neither type nor deadband is
     asked, nothing is overwritten or renewed, and they bring no policy.
     """
-    names, series, bands, _, slots, rows, by_time, counts = m
+    names, series, bands, _, _, slots, rows, by_time, counts = m
     ids, times, kinds, all_bits, doubles, qualities, rules, policy, policies, policy_bands = b
     bases = series.view(np.float64)
     start = record << ROW_BITS
@@ -377,6 +384,45 @@ def judge(
         place = start | i
         versions[i] = NEVER + place if rules[i] != _FIRST else -1 - (NEVER + place)
     return stop
+
+
+@njit(cache=True)
+def count(b: Rows, m: Memory, verdicts: Any, out: Any) -> int:
+    """Count the suppressed rows of a judged block; writes what is to be put out into the rows of
+    `out` (room for two a row of the block) and returns how many. `suppressed.step` is the
+    specification.
+    """
+    state, counts, written = m.suppressed, m.counts, 0
+    for i in range(verdicts.size):
+        suppressed = verdicts[i] == _SUPPRESSED
+        stored = verdicts[i] == _KEPT or verdicts[i] == _OVERWRITE
+        if not suppressed and (not stored or counts[UNTOLD] == 0):
+            continue
+        slot = np.int64(m.slots[find(m.slots, m.names, b.series[i])])
+        minute_ends = state[slot, LAST_TS] // MINUTE_MS != b.ts[i] // MINUTE_MS
+        if state[slot, TOLD] != state[slot, COUNT] and (stored or minute_ends):
+            out[written] = state[slot]
+            out[written, ROW] = i
+            written += 1
+            counts[UNTOLD] -= 1
+            state[slot, TOLD] = state[slot, COUNT]
+        if not suppressed:
+            continue
+        if minute_ends:
+            state[slot, COUNT] = state[slot, TOLD] = 0
+        untold = state[slot, TOLD] != state[slot, COUNT]
+        state[slot, COUNT] += 1
+        state[slot, LAST_TS], state[slot, LAST_BITS] = b.ts[i], b.bits[i]
+        state[slot, LAST_WHAT] = np.int64(b.quality[i]) * 8 + b.kind[i]
+        if state[slot, COUNT] & (state[slot, COUNT] - 1) == 0:
+            out[written] = state[slot]
+            out[written, ROW] = i
+            written += 1
+            counts[UNTOLD] -= untold
+            state[slot, TOLD] = state[slot, COUNT]
+        else:
+            counts[UNTOLD] += not untold
+    return written
 
 
 @njit(cache=True)

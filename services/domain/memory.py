@@ -29,7 +29,8 @@ ROWS_MAX = 65_536
 
 FORMAT = 2
 _HEAD = Struct("<BBII")
-_PACKED = ("names", "series", "bands", "floors", "rows")
+_PACKED = ("names", "series", "bands", "floors", "suppressed", "rows")
+_TEXT_KINDS = (Kind.STRING, Kind.JSON)
 
 
 @dataclass(slots=True)
@@ -85,10 +86,11 @@ class Lane:
             series=np.zeros((0, 8), np.int64),
             bands=np.zeros((0, 3)),
             floors=np.zeros(0, np.int64),
+            suppressed=np.zeros((0, 5), np.int64),
             slots=np.full(2, -1, np.int32),
             rows=np.zeros((1, 4), np.int64),
             by_time=np.full(2, -1, np.int32),
-            counts=np.zeros(5, np.int64),
+            counts=np.zeros(6, np.int64),
         )
 
     @property
@@ -195,6 +197,18 @@ class Lane:
         )
         return deadband.step(base, block.sample(row), policy)[1]
 
+    def suppressed(self, block: Block, verdicts: bytearray) -> Block:
+        """Count the suppressed rows of the judged block: what is to be put out of them, the counts
+        as `version` (see `services.domain.suppressed`). To be asked once for a block.
+        """
+        counts = self._memory.counts
+        if Verdict.SUPPRESSED not in verdicts and not counts[kernels.UNTOLD]:
+            return Block()
+        out = np.empty((2 * len(block), 5), np.int64)
+        judged = np.frombuffer(verdicts, np.uint8)
+        out = out[: kernels.count(_columns(block), self._memory, judged, out)]
+        return _told(block, out) if len(out) else Block()
+
     def forget(self, offset: int) -> None:
         """The store has every row up to `offset`: let the oldest go beyond `rows_max`; what is not
         newer than these is asked of the store from now on.
@@ -217,6 +231,7 @@ class Lane:
                 series=_grown(m.series, size, _BLANK),
                 bands=_grown(m.bands, size, 0),
                 floors=_grown(m.floors, size, NEVER),
+                suppressed=_grown(m.suppressed, size, 0),
                 slots=np.full(2 * size, -1, np.int32),
             )
             kernels.fill(m.slots, m.names, used)
@@ -233,7 +248,7 @@ class Lane:
         Making it anew also drops what was forgotten.
         """
         m = self._memory
-        begin, end, indexed, filled = (int(count) for count in m.counts[kernels.BEGIN :])
+        begin, end, indexed, filled, _ = (int(count) for count in m.counts[kernels.BEGIN :])
         if 2 * (filled + end - max(indexed, begin) + rows) > len(m.by_time):
             size = _power(4 * (end - begin + rows))
             self._memory = m._replace(by_time=np.full(max(2, size), -1, np.int32))
@@ -246,7 +261,7 @@ class Lane:
         m = self._memory
         used, begin, end = (int(m.counts[at]) for at in (kernels.USED, kernels.BEGIN, kernels.END))
         rows = m.rows[np.arange(begin, end) & (len(m.rows) - 1)]
-        tables = [m.names[:used], m.series[:used], m.bands[:used], m.floors[:used], rows]
+        tables = [*(getattr(m, name)[:used] for name in _PACKED[:-1]), rows]
         # Column by column: what is alike lies together.
         body = zlib.compress(b"".join(table.T.tobytes() for table in tables), 1)
         return _HEAD.pack(FORMAT, self.whole, used, len(rows)) + body
@@ -266,6 +281,8 @@ class Lane:
             table.T[...] = np.frombuffer(body, table.dtype, table.size, at).reshape(table.T.shape)
             at += table.nbytes
         kernels.fill(m.slots, m.names, used)
+        told = m.suppressed[:used]
+        m.counts[kernels.UNTOLD] = (told[:, kernels.COUNT] != told[:, kernels.TOLD]).sum()
         lane._floor_ts = int(m.floors.max(initial=NEVER))
         return lane
 
@@ -276,11 +293,13 @@ def warm() -> None:
     its first record.
     """
     block, position = Block(), Position(0, 0)
-    block.add(1, 1, Kind.DOUBLE, 0.0, policy=block.policy_index(PointPolicy("")))
+    policy = block.policy_index(PointPolicy("", on_change=True))
+    for ts_ms in (1, 2):
+        block.add(1, ts_ms, Kind.DOUBLE, 0.0, policy=policy)
     lane = Lane(whole=False, rows_max=0)
     lane.questions(block)
     lane.learn(Block(), position, [1])
-    lane.judge(block, position)
+    lane.suppressed(block, lane.judge(block, position).verdicts)
     lane.forget(0)
 
 
@@ -323,6 +342,30 @@ def _columns(block: Block) -> Rows:
         policies=policies,
         policy_bands=bands,
     )
+
+
+def _told(block: Block, out: Column) -> Block:
+    """What `kernels.count` put out of a block, as a block: series, tenant and, where it is the same
+    one, text are those of the row that had it put out.
+    """
+    counts, rows, times, bits, what = np.ascontiguousarray(out.T)
+    told = Block(policies=list(block.policies))
+    told.series = array("Q", np.frombuffer(block.series, np.uint64)[rows].tobytes())
+    told.ts_ms = array("q", times.tobytes())
+    told.kind = array("B", (what & 7).astype(np.uint8).tobytes())
+    told.bits = array("q", bits.tobytes())
+    told.quality = array("i", (what >> 3).astype(np.int32).tobytes())
+    told.rule = array("B", bytes(len(out)))
+    told.policy = array("H", np.frombuffer(block.policy, np.uint16)[rows].tobytes())
+    told.version = array("Q", counts.tobytes())
+    if any(map(told.kind.count, _TEXT_KINDS)):
+        for at, kind in enumerate(told.kind):
+            if kind in _TEXT_KINDS:
+                row = int(rows[at])
+                same = (block.kind[row], block.bits[row]) == (kind, told.bits[at])
+                told.texts[at] = block.texts[row] if same else ""
+        told.text_bytes = sum(map(bytes_of, told.texts.values()))
+    return told
 
 
 @lru_cache(maxsize=64)

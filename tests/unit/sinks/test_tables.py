@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from schemas.catalogue import Device, Point, Tenant
-from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Undecodable
+from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Position, Undecodable
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
 from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, TABLES
@@ -24,6 +27,7 @@ from schemas.topics import (
     SINK_GROUP,
     TOPICS,
 )
+from services.agents.samples import AGENT
 from services.clock import SystemClock
 from services.errors import Malformed
 from services.eventlog import EventLog, open_eventlog
@@ -32,10 +36,12 @@ from services.sinks import SinkWorker, all_sinks
 from services.sinks.clickhouse import MONTHS_MAX
 from services.store import Store, open_store
 from tests.support.builders import NOW_MS, a_block, a_policy, a_sample
+from tests.support.processes import ROOT
 from tests.support.stores import MemoryStore, rows_of
 from tests.support.stores import a_block as judged
 
 SOON_S = 30
+ANALYSING = ROOT / "docs" / "analysing.md"
 
 
 @asynccontextmanager
@@ -84,7 +90,8 @@ def test_there_is_a_sink_for_every_table_under_its_name() -> None:
 def test_the_group_that_others_look_at_is_the_sink_of_the_accepted_samples() -> None:
     of_samples = [f"sinks.{sink.name}" for sink in all_sinks() if sink.source is SAMPLES_ACCEPTED]
     assert of_samples == [SINK_GROUP]
-    assert {"samples", "refused", "points", "devices"} == {table.name for table in TABLES}
+    names = {"samples", "suppressed", "refused", "points", "devices"}
+    assert names == {table.name for table in TABLES}
 
 
 def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None:
@@ -132,6 +139,44 @@ def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None
             life = await log.incarnation(SAMPLES_ACCEPTED)
             assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1, life) in marks
             assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1, life) in marks
+
+    asyncio.run(body())
+
+
+def test_counts_of_suppressed_samples_tell_nothing_changed_from_nothing_came(
+    tmp_path: Path,
+) -> None:
+    """The query of docs/analysing.md, over what the judge puts out."""
+    [query] = re.findall(r"(-- Nothing changed.*?;)", ANALYSING.read_text(), re.DOTALL)
+    now_ms = int(time.time()) // 60 * 60_000
+    quiet = [a_sample(20.0, now_ms - 300_000 + n * 1_000, series=1) for n in range(240)]
+    gone = [a_sample(20.0, now_ms - 300_000, series=2)]
+    block = a_block(*quiet, *gone, policy=a_policy(band=0.5))
+    outcome = AGENT.step(AGENT.fresh(True), Position(1, 0), Envelope(block), [], 4)
+    devices = [Change("device", "d", Device("d", tenant="acme", name="Press 7").body(), True)]
+    points = [
+        Change("point", key, Point(key, tenant="acme", device="d", key=key, series=n).body(), True)
+        for n, key in ((1, "quiet"), (2, "gone"), (3, "never"))
+    ]
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            await log.append(outcome.out)
+            await log.append([(CATALOGUE_CHANGED, 0, Envelope(c)) for c in devices + points])
+            await until_empty(log)
+            counts = await store.rows("SELECT count FROM suppressed FINAL ORDER BY minute")
+            # The last minute has not ended: of its 60 samples 32 are told.
+            assert [count for (count,) in counts] == [59, 60, 60, 32]
+            found = await store.rows(query)
+            assert [tuple(row) for row in found] == [
+                ("gone", datetime.fromtimestamp(now_ms / 1000 - 300, UTC).replace(tzinfo=None), 0),
+                ("never", datetime(1970, 1, 1), 0),
+                (
+                    "quiet",
+                    datetime.fromtimestamp(now_ms / 1000 - 89, UTC).replace(tzinfo=None),
+                    211,
+                ),
+            ]
 
     asyncio.run(body())
 
@@ -186,6 +231,8 @@ def test_samples_go_in_by_few_months_at_a_time_and_all_go_in() -> None:
         ("samples", Envelope(a_block(a_sample()))),
         ("samples", Envelope(Letter("r", "d", "s"))),
         ("samples", Undecodable("no block", b"")),
+        ("suppressed", Envelope(a_block(a_sample()))),
+        ("suppressed", Envelope(Letter("r", "d", "s"))),
         ("refused", Envelope(judged([(1, 1, 1)]))),
         ("points", Envelope(Letter("r", "d", "s"))),
         ("points", Envelope(Change("point", "p", {"series": "no number"}))),
