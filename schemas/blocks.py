@@ -161,6 +161,8 @@ class Block:
         self.quality += other.quality
         self.rule += other.rule
         self.version += other.version
+        if not self.policies:
+            self.policies = list(other.policies)
         if self.policies == other.policies:
             self.policy += other.policy
         else:

@@ -39,7 +39,7 @@ from schemas.topics import (
     receipts_lane,
 )
 from services.agents import samples
-from services.agents._contract import Outcome
+from services.agents._contract import OWN_LANE, Outcome
 from services.agents.samples import AGENT, State
 from services.domain.lattice import Place, version_of
 from tests.support.builders import a_block, a_policy, a_sample, an_entry, an_envelope
@@ -119,17 +119,19 @@ def test_texts_and_policies_go_with_their_rows() -> None:
     assert Block.decode(block.encode()) == block
 
 
-def test_nothing_goes_on_where_nothing_is_stored() -> None:
+def test_an_empty_record_goes_on_where_nothing_is_stored() -> None:
     state = fresh()
     step(state, an_envelope(*some(1.0)))
     outcome = step(state, an_envelope(*some(1.0)), 1)
-    assert not outcome.out
+    accepted = Envelope(Block(), received=1, epoch=1)
+    assert outcome.out == [(SAMPLES_ACCEPTED, lane_of(SERIES, LANES), accepted)]
     assert outcome.tally["duplicate"] == 1
 
 
-def test_an_empty_block_and_a_tick_leave_no_trace() -> None:
-    assert step(fresh(), Envelope(Block())) == Outcome()
-    assert step(fresh(), Envelope(Tick(5))) == Outcome()
+def test_an_empty_block_and_a_tick_say_only_that_they_were_judged() -> None:
+    accepted = (SAMPLES_ACCEPTED, OWN_LANE, Envelope(Block(), received=0, epoch=1))
+    assert step(fresh(), Envelope(Block())) == Outcome([accepted])
+    assert step(fresh(), Envelope(Tick(5))) == Outcome([accepted])
 
 
 # -- suppressed rows

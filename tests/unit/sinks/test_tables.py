@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from schemas.blocks import Block
 from schemas.catalogue import Device, Point, Tenant
 from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Position, Undecodable
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
-from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, TABLES
+from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
 from schemas.topics import (
     CATALOGUE_CHANGED,
     LANES_STORED,
@@ -247,6 +248,25 @@ def test_a_record_that_is_none_of_the_tables_is_malformed(
         [write] = [sink.write for sink in all_sinks() if sink.name == name]
         with pytest.raises(Malformed):
             await write(MemoryStore(), [Logged(0, record)])
+
+    asyncio.run(body())
+
+
+def test_records_without_rows_are_no_rows(tmp_path: Path) -> None:
+    rows = judged([(1, NOW_MS, 1), (1, NOW_MS + 1, 2)])
+    empty, full = Logged(0, Envelope(Block())), Logged(1, Envelope(rows))
+    for given, count in (([empty], 0), ([empty, full, empty], 2), ([full, empty, full], 4)):
+        assert SAMPLES.rows(given).num_rows == SUPPRESSED.rows(given).num_rows == count
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            for blocks in ([Block()], [Block(), rows, Block()]):
+                out = [(SAMPLES_ACCEPTED, 0, Envelope(b, received=9, epoch=1)) for b in blocks]
+                await log.append(out)
+                await until_empty(log)
+            found = await store.fetch(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))
+            assert rows_of(found) == rows_of(rows)
+            assert await store.stored_marks(SAMPLES_RECEIVED.name, 1) == {0: 9}
 
     asyncio.run(body())
 
