@@ -161,6 +161,8 @@ class Block:
         self.quality += other.quality
         self.rule += other.rule
         self.version += other.version
+        if not self.policies:
+            self.policies = list(other.policies)
         if self.policies == other.policies:
             self.policy += other.policy
         else:
@@ -358,6 +360,17 @@ class Block:
                 "version": _arrow(self.version, pa.uint64()),
             }
         )
+
+    def counted(self) -> Any:
+        """Counted suppressed rows (`version` is the count) as a pyarrow.Table with the columns of
+        the store's table `suppressed`.
+        """
+        named = {"ts": "last_ts", "version": "count"}
+        table = self.stored()
+        table = table.rename_columns([named.get(name, name) for name in table.column_names])
+        minutes = pc.divide(_arrow(self.ts_ms, pa.int64()), 60_000)
+        starts = pc.multiply(minutes, 60_000).view(pa.timestamp("ms", "UTC"))
+        return table.append_column("minute", starts)
 
     @classmethod
     def from_stored(cls, data: bytes) -> Block:

@@ -19,6 +19,7 @@ from schemas.topics import (
     CATALOGUE_CHANGED,
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
+    SAMPLES_SUPPRESSED,
     Topic,
 )
 
@@ -47,13 +48,19 @@ def _records(logged: Sequence[Logged]) -> Iterator[tuple[int, Record]]:
         yield item.offset, item.envelope.record
 
 
-def _samples(logged: Sequence[Logged]) -> Any:
-    tables = []
+def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
     for offset, record in _records(logged):
         if not isinstance(record, Block) or len(record.version) != len(record):
             raise ValueError(f"offset {offset} holds no judged block")
-        tables.append(record.stored())
-    return concat(tables)
+        yield record
+
+
+def _samples(logged: Sequence[Logged]) -> Any:
+    return concat([block.stored() for block in _blocks(logged)])
+
+
+def _suppressed(logged: Sequence[Logged]) -> Any:
+    return concat([block.counted() for block in _blocks(logged)])
 
 
 _REFUSED = {
@@ -183,8 +190,9 @@ def _printable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 SAMPLES = Table("samples", SAMPLES_ACCEPTED, _samples, "ts")
+SUPPRESSED = Table("suppressed", SAMPLES_SUPPRESSED, _suppressed)
 REFUSED = Table("refused", RECORDS_REFUSED, _refused)
 POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
 DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
 AUDIT = Table("audit", CALLS_AUDITED, _audit)
-TABLES = (SAMPLES, REFUSED, POINTS, DEVICES, AUDIT)
+TABLES = (SAMPLES, SUPPRESSED, REFUSED, POINTS, DEVICES, AUDIT)

@@ -33,9 +33,10 @@ def a_policy(
     band: float = 0.0,
     band_percent: float = 0.0,
     heartbeat_ms: int = 0,
+    on_change: bool = False,
 ) -> PointPolicy:
     """No locked type, no deadband."""
-    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms)
+    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms, on_change)
 
 
 def a_block(
