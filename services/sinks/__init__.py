@@ -1,4 +1,6 @@
-"""Empties the log's topics into the store: `SERVICE` runs a worker for every sink there is."""
+"""Empties the log's topics into the store, and has what is there expire: `SERVICE` runs a worker
+for every sink there is, and one for the periods of points.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ import sys
 from services.registry import discover
 from services.runtime import Mounted, Runtime
 from services.sinks._contract import Sink, Write
+from services.sinks._retention import Retention
 from services.sinks._worker import SinkWorker
 
 __all__ = ["SERVICE", "Sink", "SinkWorker", "Write", "all_sinks"]
@@ -20,7 +23,7 @@ def all_sinks() -> tuple[Sink, ...]:
 
 
 class SinksService:
-    """All sinks of one process."""
+    """All sinks of one process, and its retention."""
 
     name = "sinks"
 
@@ -31,6 +34,8 @@ class SinksService:
         for sink in all_sinks():
             worker = SinkWorker(sink, runtime.log, runtime.store, runtime.clock, runtime.settings)
             group.create_task(worker.run(stop), name=worker.group)
+        retention = Retention(runtime.view, runtime.store, runtime.clock)
+        group.create_task(retention.run(stop), name="retention")
         return Mounted()
 
 
