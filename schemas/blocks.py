@@ -32,6 +32,8 @@ BLOCK_BYTES_MAX = 256 * 1024
 """Estimated bytes above which nothing more joins a block."""
 NEVER_EXPIRES = 2**32 - 1
 """In the store's column `expires`, UTC seconds: the row is kept for ever."""
+KEEP_MS_MAX = 1 << 53
+"""Longer than that column can hold from any time on."""
 
 _ROW_BYTES = 33
 _double, _long = Struct("<d"), Struct("<q")
@@ -358,7 +360,7 @@ class Block:
         shown. What would outlive the column never expires.
         """
         never = pa.scalar(NEVER_EXPIRES, pa.int64())
-        kept = pa.array([policy.keep_ms for policy in self.policies], pa.int64())
+        kept = pa.array([min(each.keep_ms, KEEP_MS_MAX) for each in self.policies], pa.int64())
         if not any(policy.keep_ms for policy in self.policies):
             return pa.repeat(never.cast(pa.uint32()), len(self))
         keep_ms = kept.take(policy)

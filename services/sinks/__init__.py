@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 
+from schemas.topics import SAMPLES_ACCEPTED
 from services.registry import discover
 from services.runtime import Mounted, Runtime
 from services.sinks._contract import Sink, Write
@@ -31,10 +33,12 @@ class SinksService:
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
     ) -> Mounted:
         """Start a worker for every sink; the first that breaks ends the process."""
+        retention = Retention(runtime.view, runtime.store, runtime.clock)
         for sink in all_sinks():
+            if sink.source is SAMPLES_ACCEPTED:
+                sink = replace(sink, write=retention.noting(sink.write))
             worker = SinkWorker(sink, runtime.log, runtime.store, runtime.clock, runtime.settings)
             group.create_task(worker.run(stop), name=worker.group)
-        retention = Retention(runtime.view, runtime.store, runtime.clock)
         group.create_task(retention.run(stop), name="retention")
         return Mounted()
 

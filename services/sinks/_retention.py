@@ -1,11 +1,12 @@
 """Follows the periods for which points are kept, and has what is stored expire by them.
 
 A row is written with the moment that its policy made of its time. When the period of a point
-changes, its stored rows are brought to the new one: soon after the change, once more when what was
-on its way with the old policy is stored, and again as long as something is found. After the start
-and once an hour all points are gone through, so that what a kill, an outage or a late replay left
-undone is done. Asking again is cheap, and two processes that do the same do no harm: where nothing
-differs nothing is rewritten, and a rewrite waits until no other one is open.
+changes, its stored rows are brought to the new one: soon after the change, and whenever rows have
+been stored that were stamped with another period, because they were on their way or are replayed.
+What was rewritten is looked at again a while later, because another process may know the old period
+for longer; and after the start and once an hour all points are gone through, so that what a kill or
+an outage left undone is done. Asking again is cheap, and two processes that do the same do no harm:
+where nothing differs nothing is rewritten, and a rewrite waits until no other one is open.
 
 What is shown does not wait for this: reads are narrowed to the period itself (`query.answer`).
 """
@@ -18,12 +19,14 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from schemas.blocks import Block
 from schemas.catalogue import Point
-from schemas.envelope import Change
+from schemas.envelope import Change, Logged
 from services.catalogue import View
 from services.clock import Clock
 from services.errors import Malformed, Unavailable
 from services.metrics import RETENTION_OPEN, RETENTION_ROWS, RETENTION_SERIES
+from services.sinks._contract import Write
 from services.store import RETAINED_MAX, Store
 
 logger = logging.getLogger(__name__)
@@ -50,14 +53,14 @@ class Retention:
     def __init__(self, view: View, store: Store, clock: Clock, pace: Pace | None = None) -> None:
         self._view, self._store, self._clock = view, store, clock
         self._pace = pace or Pace()
-        self._kept: dict[int, int] = {}
+        self._kept = {point.series: point.keep_minutes for point in view.retained()}
         self._due: dict[int, float] = {}
         self._fresh: set[int] = set()
+        self._round: list[int] = []
         self._all_due = float("-inf")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; waits with back-off for ever while the store is away."""
-        self._kept = {point.series: point.keep_minutes for point in self._view.retained()}
         unsubscribe = self._view.on_change(self._take)
         failures = 0
         try:
@@ -76,6 +79,28 @@ class Retention:
         finally:
             unsubscribe()
 
+    def noting(self, write: Write) -> Write:
+        """The writer of samples, extended by noting what was stored with another period."""
+
+        async def written(store: Store, records: Sequence[Logged]) -> None:
+            await write(store, records)
+            for logged in records:
+                block = getattr(logged.envelope, "record", None)
+                if isinstance(block, Block):
+                    self._note(self._stale(block), self._clock.monotonic_ms())
+
+        return written
+
+    def _stale(self, block: Block) -> set[int]:
+        keeps_ms = [policy.keep_ms for policy in block.policies]
+        if not self._kept and not any(keeps_ms):
+            return set()
+        return {
+            series
+            for series, policy in set(zip(block.series, block.policy, strict=True))
+            if keeps_ms[policy] != self._view.kept_minutes(series) * _MINUTE_MS
+        }
+
     # -- what is due -------------------------------------------------------------------------------
 
     def _take(self, change: Change) -> None:
@@ -92,13 +117,16 @@ class Retention:
 
     async def _turn(self, stop: asyncio.Event) -> None:
         now_ms = self._clock.monotonic_ms()
-        if now_ms >= self._all_due:
-            for cut in _cuts(await self._all()):
-                await self._check(cut, stop)
-            self._all_due = now_ms + self._pace.all_ms
         due = [series for series, due_ms in self._due.items() if due_ms <= now_ms]
-        for cut in _cuts(due):
-            await self._check(cut, stop)
+        for at in range(0, len(due), RETAINED_MAX):
+            await self._check(due[at : at + RETAINED_MAX], stop)
+        if now_ms >= self._all_due:
+            self._round = await self._all()
+            self._all_due = now_ms + self._pace.all_ms
+        if self._round:
+            # One cut a turn, so that a change does not wait for all of them.
+            await self._check(self._round[:RETAINED_MAX], stop)
+            del self._round[:RETAINED_MAX]
 
     async def _all(self) -> list[int]:
         """Every series that has a period, or has rows that expire although it has none now."""
@@ -144,10 +172,6 @@ class Retention:
                 return True
             await _pause(stop, self._pace.tick_ms)
         return False
-
-
-def _cuts(series: Sequence[int]) -> Iterable[Sequence[int]]:
-    return (series[at : at + RETAINED_MAX] for at in range(0, len(series), RETAINED_MAX))
 
 
 async def _pause(stop: asyncio.Event, pause_ms: float) -> None:

@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.blocks import NEVER_EXPIRES
+from schemas.blocks import KEEP_MS_MAX, NEVER_EXPIRES
 from services.store._port import RETAINED_MAX, Owned
 from services.store._sql import WARM_SECONDS_MAX, Statement, newest
-
-_FOR_EVER_MS = 1 << 53
-"""Longer than the column can hold from any time on."""
 
 # As `Block.stored` makes it.
 _KEEP_MS = "transform(series, {series:Array(UInt64)}, {keep_ms:Array(Int64)}, toInt64(0))"
@@ -86,5 +83,5 @@ def _bound(periods: Mapping[Owned, int]) -> dict[str, Any]:
         "tenants": sorted({tenant for tenant, _ in periods}),
         "owners": [tenant for tenant, _ in periods],
         "series": [series for _, series in periods],
-        "keep_ms": [keep_ms or _FOR_EVER_MS for keep_ms in periods.values()],
+        "keep_ms": [min(keep_ms or KEEP_MS_MAX, KEEP_MS_MAX) for keep_ms in periods.values()],
     }
