@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -45,7 +46,7 @@ class Parameter:
     def __init__(self, plant: ConfiguredPlant, key: str, minutes: int) -> None:
         self.device = plant.facts["building_x"]["device_id"]
         self.key, self.minutes = key, minutes
-        self.times: Sequence[int] = ()
+        self.times = range(0)
         self.gone_ms = 0
         """Values before it were deleted; what was not checkpointed may come again from the log."""
 
@@ -56,11 +57,14 @@ class Parameter:
             "demo", self.device, self.key, kind=int(Kind.DOUBLE), keep_minutes=self.minutes
         )
 
-    def unexpired(self, now_ms: int, minutes: int | None = None) -> list[int]:
-        """The times that are not hidden at that moment."""
+    def since(self, start_ms: int, stop_ms: int = 2**63) -> range:
+        """The times from start on, up to stop."""
+        return self.times[bisect_left(self.times, start_ms) : bisect_left(self.times, stop_ms)]
+
+    def border(self, now_ms: int, minutes: int | None = None) -> int:
+        """Where that what is shown begins."""
         kept = self.minutes if minutes is None else minutes
-        border = now_ms // SECOND_MS * SECOND_MS - kept * MINUTE_MS
-        return [ts_ms for ts_ms in self.times if not kept or ts_ms >= border]
+        return now_ms // SECOND_MS * SECOND_MS - kept * MINUTE_MS if kept else 0
 
     def post(self, client: Client) -> None:
         """Send all values through a door."""
@@ -92,31 +96,21 @@ def a_week(step_ms: int) -> range:
     return range(last_ms - WEEK_MINUTES * MINUTE_MS, last_ms + 1, step_ms)
 
 
-def between(after: Iterable[T], found: Sequence[T], before: Iterable[T]) -> None:
-    """What was found while time passed: all that was there at its end, and nothing that was not
-    there at its beginning, in the order of time.
-    """
-    assert found == sorted(set(found))  # type: ignore[type-var]
-    assert set(after) <= set(found) <= set(before)
-
-
 def check_shown(client: Client, parameter: Parameter) -> None:
-    """What a range read shows, around every border and at both ends."""
+    """What a range read shows, around every border and at both ends; the border moves meanwhile."""
     times, now_ms = parameter.times, _clock.now_ms()
-    borders = [times[0], times[-1], *(now_ms - minutes * MINUTE_MS for minutes in PERIODS)]
-    width = 50 * (times[1] - times[0]) + 10 * SECOND_MS
-    for border in borders:
-        window = range(border - width, border + width)
-        certain = range(max(window.start, parameter.gone_ms), window.stop)
-        before = parameter.unexpired(_clock.now_ms())
-        rows = client.range(window.start, window.stop, device=parameter.device, key=parameter.key)
-        after = parameter.unexpired(_clock.now_ms())
+    places = [times[0], times[-1], *(now_ms - minutes * MINUTE_MS for minutes in PERIODS)]
+    width = 50 * times.step + 10 * SECOND_MS
+    for place in places:
+        start_ms, stop_ms = place - width, place + width
+        before = parameter.border(_clock.now_ms())
+        rows = client.range(start_ms, stop_ms, device=parameter.device, key=parameter.key)
+        after = max(parameter.border(_clock.now_ms()), parameter.gone_ms)
+        shown = [ts_ms for ts_ms, _ in rows]
+        assert shown == sorted(set(shown))
+        assert set(parameter.since(max(start_ms, after), stop_ms)) <= set(shown)
+        assert set(shown) <= set(parameter.since(max(start_ms, before), stop_ms))
         assert all(float(text) == ts_ms // SECOND_MS for ts_ms, text in rows)
-        between(
-            (ts_ms for ts_ms in after if ts_ms in certain),
-            [ts_ms for ts_ms, _ in rows],
-            (ts_ms for ts_ms in before if ts_ms in window),
-        )
 
 
 def check_latest(client: Client, parameters: Iterable[Parameter]) -> None:
@@ -138,28 +132,31 @@ def in_store(plant: ConfiguredPlant, work: Callable[[Store], Awaitable[T]]) -> T
     return asyncio.run(body())
 
 
-async def merged(store: Store, parameter: Parameter) -> list[int]:
-    """The times that are physically there after everything has been rewritten and merged."""
+async def check_stored(store: Store, parameters: Sequence[Parameter]) -> None:
+    """After everything has been rewritten and merged nothing lies there that has expired,
+    everything else does, once; and the newest of each.
+    """
     async with asyncio.timeout(600):
         while await store.retaining():
             await asyncio.sleep(0.05)
+    before_ms = _clock.now_ms()
     await store.rows("OPTIMIZE TABLE samples FINAL")
     rows = await store.rows(
-        "SELECT toUnixTimestamp64Milli(ts) FROM samples WHERE series = {series:UInt64} ORDER BY ts",
-        {"series": parameter.point.series},
+        "SELECT series, count(), uniqExact(ts), toUnixTimestamp64Milli(min(ts)) FROM samples"
+        " GROUP BY series"
     )
-    return [int(ts_ms) for [ts_ms] in rows]
-
-
-async def check_stored(store: Store, parameters: Iterable[Parameter]) -> None:
-    """Nothing lies there that has expired, everything else does; and the newest of each."""
+    found = {series: (int(count), int(times), int(first)) for series, count, times, first in rows}
+    after_ms = _clock.now_ms()
     for each in parameters:
-        before = each.unexpired(_clock.now_ms())
-        found = await merged(store, each)
-        after = each.unexpired(_clock.now_ms())
-        between((ts_ms for ts_ms in after if ts_ms >= each.gone_ms), found, before)
-        newest = await store.fetch(LatestQuery("demo", (each.point.series,)))
-        assert list(newest.ts_ms) == [each.times[-1]]
+        count, times, first_ms = found.get(each.point.series, (0, 0, 2**63))
+        # As they begin in between, are as many as there are, and are of the times that were sent.
+        assert first_ms >= each.border(before_ms)
+        certain = each.since(max(each.border(after_ms), each.gone_ms))
+        assert not certain or first_ms <= certain[0]
+        assert count == times == len(each.since(first_ms))
+    newest = await store.fetch(LatestQuery("demo", tuple(each.point.series for each in parameters)))
+    expected = {each.point.series: each.times[-1] for each in parameters}
+    assert dict(zip(newest.series, newest.ts_ms, strict=True)) == expected
 
 
 def stored_rows(plant: ConfiguredPlant, rows: int) -> None:
@@ -203,8 +200,9 @@ def test_of_a_past_week_there_is_what_the_periods_say_and_the_newest_values(
             check_latest(client, parameters)
             plant.kill()
             in_store(plant, lambda store: check_stored(store, parameters))
-        assert not sent[0].unexpired(_clock.now_ms())
-        assert len(sent[-1].times) == len(sent[-1].unexpired(_clock.now_ms()))
+        # The shortest period was over for all, the longest is for ever.
+        assert not sent[0].since(sent[0].border(_clock.now_ms()))
+        assert sent[-1].since(sent[-1].border(_clock.now_ms())) == sent[-1].times
 
 
 def rewritten(plant: ConfiguredPlant, rows: int) -> None:
@@ -235,7 +233,9 @@ def test_a_changed_period_holds_for_what_is_stored(tmp_path: Path) -> None:
         for each in every:
             check_shown(client, each)
         rewritten(plant, rows)
-        wait_for(lambda: not longer.unexpired(_clock.now_ms(), 60), what="the old moment")
+        wait_for(
+            lambda: not longer.since(longer.border(_clock.now_ms(), 60)), what="the old moment"
+        )
         check_shown(client, longer)
         plant.kill()
         in_store(plant, lambda store: check_stored(store, every))
