@@ -161,7 +161,7 @@ class Retention:
 
     def _note(self, series: Iterable[int], due_ms: float) -> None:
         for one in series:
-            self._due.setdefault(one, due_ms)
+            self._due[one] = min(due_ms, self._due.get(one, due_ms))
 
     async def _room(self, stop: asyncio.Event) -> bool:
         """Wait until no rewrite is open, of whichever process; False where `stop` comes first."""

@@ -3,9 +3,9 @@
 A mutation is the only way that leaves no copy of a row with the old moment behind. It reads the
 named series by the table's order and rewrites the parts that hold one of their rows as a whole, in
 the background; so one mutation takes many series, and nothing is begun where nothing differs.
-Before it the newest row of each series goes to `latest`: rows that were to be kept for ever are not
-there, and the rewritten ones may be gone at once. What comes in between and is newer is left as it
-is, for the next time.
+Before it the newest row of a series that had rows for ever goes to `latest`: those did not get
+there when they were inserted, and may be gone as soon as they are rewritten. What comes in between
+and is newer is left as it is, for the next time.
 https://clickhouse.com/docs/sql-reference/statements/alter/update
 """
 
@@ -46,12 +46,12 @@ RETAINED = "SELECT tenant, series FROM latest FINAL"
 
 
 def different(periods: Mapping[Owned, int]) -> Statement:
-    """Rows (tenant, series, count, newest in ms) of the series that have rows with another
-    moment.
+    """Rows (tenant, series, count, newest in ms, whether one was to be kept for ever) of the series
+    that have rows with another moment.
     """
     return Statement(
-        "SELECT tenant, series, count(), toUnixTimestamp64Milli(max(ts)) FROM samples"
-        f" WHERE {_DIFFERENT}"
+        "SELECT tenant, series, count(), toUnixTimestamp64Milli(max(ts)),"
+        f" max(toUnixTimestamp(expires)) = {NEVER_EXPIRES} FROM samples WHERE {_DIFFERENT}"
         f" GROUP BY tenant, series {_SETTINGS}",
         _bound(periods),
     )

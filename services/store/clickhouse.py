@@ -285,12 +285,17 @@ def _retain(client: Any, periods: Mapping[Owned, int]) -> dict[Owned, int]:
     asked = _retention.different(periods)
     counts: dict[Owned, int] = {}
     seen_ms: dict[Owned, int] = {}
-    for tenant, series, count, newest_ms in _rows(client, asked.sql, asked.parameters):
-        counts[tenant, int(series)], seen_ms[tenant, int(series)] = int(count), int(newest_ms)
+    unknown: dict[Owned, int] = {}
+    for tenant, series, count, newest_ms, for_ever in _rows(client, asked.sql, asked.parameters):
+        owned = (tenant, int(series))
+        counts[owned], seen_ms[owned] = int(count), int(newest_ms)
+        if for_ever:
+            unknown[owned] = periods[owned]
+    if unknown:
+        outliving = _retention.outliving(unknown)
+        client.command(outliving.sql, outliving.parameters)
     if counts:
         changed = {owned: periods[owned] for owned in counts}
-        outliving = _retention.outliving(changed)
-        client.command(outliving.sql, outliving.parameters)
         rewriting = _retention.rewriting(changed, seen_ms)
         client.command(rewriting.sql, rewriting.parameters)
     return counts

@@ -287,6 +287,11 @@ def test_a_first_period_leaves_the_newest_sample(place: Place) -> None:
             assert await store.retained() == [("acme", 1)]
             assert await left(store) == [(2, OLD_MS)]
             assert await newest(store, 1, 2) == [(1, OLD_MS + 1, 2), (2, OLD_MS, 3)]
+            # So does one after a time without.
+            await put(store, kept(FOR_EVER, (1, OLD_MS + 2, 4)))
+            await retain(store, {("acme", 1): HOUR_MS})
+            assert await left(store) == [(2, OLD_MS)]
+            assert await newest(store, 1) == [(1, OLD_MS + 2, 4)]
 
     asyncio.run(body())
 

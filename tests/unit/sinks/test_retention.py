@@ -6,17 +6,25 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from schemas.catalogue import Point
 from schemas.envelope import Change, Envelope, Logged
+from schemas.queries import LatestQuery
+from schemas.topics import SAMPLES_ACCEPTED, TOPICS
 from services.catalogue import View
 from services.catalogue.view import new_point
-from services.clock import ManualClock
+from services.clock import ManualClock, SystemClock
 from services.errors import Malformed, Unavailable
+from services.eventlog import open_eventlog
 from services.metrics import RETENTION_OPEN, RETENTION_ROWS, RETENTION_SERIES
-from services.runtime import until
+from services.runtime import Runtime, until
+from services.settings import Settings
+from services.sinks import SERVICE
 from services.sinks._retention import Pace, Retention
 from services.store import RETAINED_MAX, Owned, Store
 from tests.support.builders import a_block, a_policy, a_sample
@@ -282,5 +290,33 @@ def test_rows_that_were_stored_with_another_period_are_noted() -> None:
             assert (await work.asked(3))[2] == {owned(kept): 5 * MINUTE_MS, owned(for_ever): 0}
             # Looked at when they are stored, not before.
             assert events == [1, 1, 2]
+            put(work.view, a_point("kept", 6))
+            await work.asked(4)
+            await noting(work.store, logged((kept, 5)))
+            assert (await work.asked(5))[4] == {owned(kept): 6 * MINUTE_MS}
+
+    asyncio.run(body())
+
+
+def test_the_service_notes_what_its_sink_has_stored(tmp_path: Path) -> None:
+    point = a_point("one", 5)
+    store = Expiring()
+
+    async def body() -> None:
+        async with open_eventlog(f"sqlite:///{tmp_path / 'log.sqlite'}", lanes=1) as log:
+            await log.create(TOPICS)
+            clock, settings, stop = SystemClock(), Settings(sink_wait_ms=10), asyncio.Event()
+            parts = {"view": a_view(point), "log": log, "store": store}
+            runtime = SimpleNamespace(**parts, clock=clock, settings=settings)
+            async with asyncio.TaskGroup() as group:
+                await SERVICE.mount(cast(Runtime, runtime), group, stop)
+                await until(lambda: len(store.asked_for) == 1, seconds=SOON_S)
+                block = a_block(a_sample(series=point.series), policy=a_policy(keep_ms=1))
+                block.version.append(1)
+                await log.append([(SAMPLES_ACCEPTED, 0, Envelope(block))])
+                await until(lambda: len(store.asked_for) == 2, seconds=SOON_S)
+                assert store.asked_for[1] == {owned(point): 5 * MINUTE_MS}
+                assert len(store.select(LatestQuery())) == 1
+                stop.set()
 
     asyncio.run(body())
