@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from schemas.blocks import Block
 from schemas.catalogue import Point
 from schemas.envelope import Change, Logged
+from schemas.points import PointPolicy
 from services.catalogue import View
 from services.clock import Clock
 from services.errors import Malformed, Unavailable
@@ -92,14 +93,18 @@ class Retention:
         return written
 
     def _stale(self, block: Block) -> set[int]:
-        keeps_ms = [policy.keep_ms for policy in block.policies]
-        if not self._kept and not any(keeps_ms):
+        # What was stamped in the catalogue's present state need not be looked at row by row.
+        if all(map(self._present, block.policies)):
             return set()
+        keeps_ms = [policy.keep_ms for policy in block.policies]
         return {
             series
             for series, policy in set(zip(block.series, block.policy, strict=True))
             if keeps_ms[policy] != self._view.kept_minutes(series) * _MINUTE_MS
         }
+
+    def _present(self, policy: PointPolicy) -> bool:
+        return policy.revision == self._view.free_policy(policy.tenant).revision
 
     # -- what is due -------------------------------------------------------------------------------
 

@@ -256,7 +256,7 @@ def test_a_store_that_is_away_at_the_start_is_waited_for() -> None:
 
 
 def test_rows_that_were_stored_with_another_period_are_noted() -> None:
-    kept, for_ever = a_point("kept", 5), a_point("for ever", 0)
+    kept, for_ever, other = (a_point(key, n) for key, n in (("kept", 5), ("for ever", 0), ("o", 1)))
 
     def logged(*rows: tuple[Point, int]) -> list[Logged]:
         """Records of one sample each, stamped with a period in minutes."""
@@ -266,7 +266,7 @@ def test_rows_that_were_stored_with_another_period_are_noted() -> None:
                 Envelope(
                     a_block(
                         a_sample(series=point.series),
-                        policy=a_policy(keep_ms=minutes * MINUTE_MS),
+                        policy=a_policy(revision=0, keep_ms=minutes * MINUTE_MS),
                     )
                 ),
             )
@@ -274,8 +274,9 @@ def test_rows_that_were_stored_with_another_period_are_noted() -> None:
         ]
 
     async def body() -> None:
-        async with working(kept, for_ever) as work:
+        async with working(kept, for_ever, other) as work:
             await work.asked(1)
+            assert work.view.policy(kept).revision > 0
             events = []
 
             async def write(store: Store, records: Sequence[Logged]) -> None:
@@ -306,12 +307,14 @@ def test_the_service_notes_what_its_sink_has_stored(tmp_path: Path) -> None:
         async with open_eventlog(f"sqlite:///{tmp_path / 'log.sqlite'}", lanes=1) as log:
             await log.create(TOPICS)
             clock, settings, stop = SystemClock(), Settings(sink_wait_ms=10), asyncio.Event()
-            parts = {"view": a_view(point), "log": log, "store": store}
+            parts = {"view": a_view(a_point("other", 1), point), "log": log, "store": store}
             runtime = SimpleNamespace(**parts, clock=clock, settings=settings)
             async with asyncio.TaskGroup() as group:
                 await SERVICE.mount(cast(Runtime, runtime), group, stop)
                 await until(lambda: len(store.asked_for) == 1, seconds=SOON_S)
-                block = a_block(a_sample(series=point.series), policy=a_policy(keep_ms=1))
+                block = a_block(
+                    a_sample(series=point.series), policy=a_policy(revision=0, keep_ms=1)
+                )
                 block.version.append(1)
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(block))])
                 await until(lambda: len(store.asked_for) == 2, seconds=SOON_S)
