@@ -86,6 +86,16 @@ SINK_SECONDS = Histogram(
     "lineshaft_sink_seconds", "Time of one insert, seconds", ["sink"], buckets=_SECONDS
 )
 SINK_LAG = Gauge("lineshaft_sink_lag", "Records between a sink and its topic's end", ["sink"])
+RETENTION_ROWS = Counter(
+    "lineshaft_retention_rows_total", "Stored rows whose moment to expire was rewritten"
+)
+RETENTION_SERIES = Gauge(
+    "lineshaft_retention_series",
+    "Series whose period has changed and whose rows are not known to follow it yet",
+)
+RETENTION_OPEN = Gauge(
+    "lineshaft_retention_open", "Rewrites of stored rows that the engine has not finished"
+)
 
 # -- dead letters
 DEAD_LETTERS = Counter(

@@ -491,6 +491,14 @@ class View:
         """The user with this name."""
         return self._get(User, name)
 
+    def point_of(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._points.of_series(series)
+
+    def retained(self) -> Sequence[Point]:
+        """The points whose values are not kept for ever."""
+        return self._points.retained()
+
     def thing(self, kind: str, thing: str) -> Thing | None:
         """Anything, by kind and id, also a point that stands back behind another."""
         return self._things[kind].get(thing)

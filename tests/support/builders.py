@@ -34,9 +34,10 @@ def a_policy(
     band_percent: float = 0.0,
     heartbeat_ms: int = 0,
     on_change: bool = False,
+    keep_ms: int = 0,
 ) -> PointPolicy:
-    """No locked type, no deadband."""
-    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms, on_change)
+    """No locked type, no deadband, kept for ever."""
+    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms, on_change, keep_ms)
 
 
 def a_block(
