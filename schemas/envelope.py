@@ -209,7 +209,7 @@ class Envelope:
     """One record of the log. `key` chooses what compaction keeps; only compacted topics need one.
 
     `received` is set on judged blocks: up to this offset the lane's records are judged, and what is
-    stored of them is in this block and those before it.
+    stored of them is in this block and those before it; and on ticks behind them.
     """
 
     record: Record

@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.blocks import Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
-from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record
+from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
 from schemas.topics import (
     CALLS_AUDITED,
     CATALOGUE_CHANGED,
@@ -50,17 +50,20 @@ def _records(logged: Sequence[Logged]) -> Iterator[tuple[int, Record]]:
 
 def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
     for offset, record in _records(logged):
+        # The time, which an agent that reads the lane has said to itself.
+        if isinstance(record, Tick):
+            continue
         if not isinstance(record, Block) or len(record.version) != len(record):
             raise ValueError(f"offset {offset} holds no judged block")
         yield record
 
 
 def _samples(logged: Sequence[Logged]) -> Any:
-    return concat([block.stored() for block in _blocks(logged)])
+    return concat([Block().stored(), *(block.stored() for block in _blocks(logged))])
 
 
 def _suppressed(logged: Sequence[Logged]) -> Any:
-    return concat([block.counted() for block in _blocks(logged)])
+    return concat([Block().counted(), *(block.counted() for block in _blocks(logged))])
 
 
 _REFUSED = {

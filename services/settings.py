@@ -223,6 +223,33 @@ class Settings:
         high=87_600,
     )
 
+    # -- webhooks
+    webhook_private: bool = _setting(
+        False,
+        "Whether webhooks may lead to addresses that are not public: this machine, the plant's own network.",
+    )
+    webhook_seconds_max: float = _setting(
+        10.0,
+        "Time for one call of a webhook, from the look-up of its name on.",
+        low=0.1,
+        high=120.0,
+    )
+    webhook_attempts_max: int = _setting(
+        12,
+        "Calls of a webhook for one alert before that becomes a dead letter; the pause between two doubles from 1 s to 5 minutes.",
+        low=1,
+        high=1_000,
+    )
+    webhook_calls_max: int = _setting(
+        16, "Calls of webhooks at a time; one URL gets one at a time.", low=1, high=1_000
+    )
+    webhook_waiting_max: int = _setting(
+        1_000,
+        "Alerts of one trigger that wait for its webhook; above it they become dead letters.",
+        low=1,
+        high=100_000,
+    )
+
     # -- running
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("json", "json or text.")
@@ -297,6 +324,7 @@ def load_with_sources(
     return settings, {name: raw[name][1] if name in raw else "default" for name in NAMES}
 
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 FOREIGN = frozenset({"LINESHAFT_SPECS", "LINESHAFT_REQUIRE"})
 """Variables of the project's own tests."""
 
@@ -311,8 +339,8 @@ def _file(path: str) -> dict[str, Any]:
 def _checked(setting: Any, value: Any) -> Any:
     name, kind = f"{PREFIX}{setting.name.upper()}", type(setting.default)
     try:
-        value = kind(value)
-    except (TypeError, ValueError) as error:
+        value = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
+    except (TypeError, ValueError, KeyError) as error:
         raise BadSetting(f"{name}: {value!r} is no {kind.__name__}") from error
     low, high = setting.metadata["low"], setting.metadata["high"]
     if (low is not None and value < low) or (high is not None and value > high):

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Logged, Mark
+from schemas.envelope import Envelope, Logged, Mark, Tick
 from schemas.points import lane_of
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
@@ -210,6 +210,9 @@ class LiveView:
         self._offsets[lane] = logged.offset + 1
         envelope = logged.envelope
         block = getattr(envelope, "record", None)
+        if isinstance(envelope, Envelope) and isinstance(block, Tick):
+            self._fence.judged(lane, envelope.received)
+            return 0
         if not isinstance(envelope, Envelope) or not isinstance(block, Block):
             # The sink sets such a record aside; here it is only passed over.
             _logger.warning("live view: no block in lane %d at %d", lane, logged.offset)

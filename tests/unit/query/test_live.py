@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Mark
+from schemas.envelope import Envelope, Mark, Tick
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import (
     LANES_STORED,
@@ -323,7 +323,7 @@ def test_a_full_tail_recovers_when_the_sink_has_caught_up(tmp_path: Path) -> Non
 
 
 def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def flow() -> None:
         async with a_log(tmp_path) as log:
@@ -333,9 +333,14 @@ def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
                 for mark in (stray, Mark(SAMPLES_RECEIVED.name, 0, 9, 9, "an earlier life")):
                     await log.append([(LANES_STORED, 0, Envelope(mark, key=mark.key))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(stray))])
+                # The time, which an agent has said to itself, is nothing to speak of.
+                await log.append([(SAMPLES_ACCEPTED, 0, Envelope(Tick(1, "triggers")))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(a_block([(1, 1, 1)])))])
-                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 2)
+                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 3)
                 assert view.tail_rows == 1
+                assert [record.args for record in caplog.records if "no block" in record.msg] == [
+                    (0, 0)
+                ]
 
     asyncio.run(flow())
 

@@ -17,7 +17,17 @@ import pytest
 
 from schemas.blocks import Block
 from schemas.catalogue import Device, Point, Tenant
-from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Mark, Position, Undecodable
+from schemas.envelope import (
+    Audit,
+    Change,
+    Envelope,
+    Letter,
+    Logged,
+    Mark,
+    Position,
+    Tick,
+    Undecodable,
+)
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
 from schemas.tables import AUDIT, DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
@@ -338,6 +348,15 @@ def test_the_first_claim_has_the_highest_version_of_claims_and_is_below_any_upda
     versions = [row["version"] for row in DEVICES.rows(changes).to_pylist()]
     assert versions[0] > versions[1] > versions[2]
     assert versions[0] < versions[3] < versions[4]
+
+
+def test_ticks_and_empty_blocks_among_the_samples_are_no_rows() -> None:
+    tick = Envelope(Tick(NOW_MS, "triggers"))
+    empty, full = Envelope(Block()), Envelope(judged([(1, NOW_MS, 7)]))
+    [row] = SAMPLES.rows([Logged(n, one) for n, one in enumerate((tick, full, empty))]).to_pylist()
+    assert (row["series"], row["version"]) == (1, 7)
+    nothing = SAMPLES.rows([Logged(0, tick), Logged(1, empty)])
+    assert nothing.num_rows == 0 and nothing.schema == SAMPLES.rows([Logged(0, full)]).schema
 
 
 def test_samples_of_several_tenants_and_policies_become_rows_of_their_tenants() -> None:

@@ -165,6 +165,20 @@ def test_what_is_written_is_committed_and_then_its_mark_is_published() -> None:
     play(body)
 
 
+def test_the_time_behind_samples_does_not_take_their_mark() -> None:
+    async def body() -> None:
+        def prepare(log: FakeLog, target: Target) -> None:
+            target.ticks = True
+            tick = Envelope(Tick(5, "triggers"))
+            log.add(SAMPLES_ACCEPTED, 2, a_record(1, received=40), tick)
+
+        async with a_bench(prepare=prepare) as bench:
+            await bench.until_committed((2, 2))
+            await bench.until(lambda: bench.has_mark(40))
+
+    play(body)
+
+
 def test_a_batch_is_due_when_its_first_record_has_waited_long_enough() -> None:
     clock = ManualClock()
 
