@@ -165,8 +165,11 @@ class Auth:
 
     def user_principal(self, token: str) -> Principal:
         """The user, in the tenant that the token is for. Raises Unauthorized."""
-        user, tenant = self._user_of(self._verify(_USER, token))
-        return Principal(tenant.id, user.id, frozenset(user.tenants[tenant.id]))
+        verified = self._verify(_USER, token)
+        user, tenant = self._user_of(verified)
+        ends_ms = (verified.exp + LEEWAY_SECONDS) * 1000
+        scopes = frozenset(user.tenants[tenant.id])
+        return Principal(tenant.id, user.id, scopes, expires_ms=ends_ms)
 
     # -- Actions -----------------------------------------------------------------------------------
 

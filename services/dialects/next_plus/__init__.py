@@ -11,6 +11,7 @@ from services.dialects._contract import Dialect
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER
+from services.dialects.next_plus.stream import STREAM
 
 DIALECT = Dialect(
     name="next_plus",
@@ -21,6 +22,7 @@ DIALECT = Dialect(
     ),
     pushes=(PUSH,),
     reads=(READ_PARAMETER,),
+    follows=(STREAM,),
     prefixes=("/api/ApiServers",),
     refused=refused,
 )
