@@ -246,6 +246,8 @@ class Block:
 
     def by_lane(self, lanes: int) -> dict[int, Block]:
         """The rows of each lane, in order; the block itself where all belong to one."""
+        if self._of_one_device():
+            return {lane_of(self.series[0], lanes): self}
         lane_by_series = {series: lane_of(series, lanes) for series in set(self.series)}
         if len(set(lane_by_series.values())) == 1:
             return {next(iter(lane_by_series.values())): self}
@@ -253,6 +255,12 @@ class Block:
         for row, series in enumerate(self.series):
             rows.setdefault(lane_by_series[series], []).append(row)
         return {lane: self.take(members) for lane, members in rows.items()}
+
+    def _of_one_device(self) -> bool:
+        """Whether the two bytes of each id that choose the lane are the same in all rows."""
+        raw, size = self.series.tobytes(), len(self.series)
+        high, low = raw[7::8], raw[6::8]
+        return size > 0 and high.count(high[0]) == size and low.count(low[0]) == size
 
     def pieces(self, rows_max: int = BLOCK_ROWS_MAX) -> list[Block]:
         """The block cut into consecutive blocks that each fit into one record."""

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from schemas.catalogue import ADMIN, INGEST, READ
+from schemas.catalogue import INGEST, READ, ROLES, SCOPES
 from schemas.samples import Kind
 from services.clock import Clock
 from services.listener import netloc
@@ -115,10 +115,16 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
             "device_id": device.id,
             "key": point.key,
         }
+    plant["next_plus"] = {"device_id": view.api_server(TENANT).id}
+    for role in ("editor", "operator", "viewer"):
+        _, token = await control.add_key(
+            TENANT, use="api", name=f"Next Plus {role}", scopes=ROLES[role]
+        )
+        plant["next_plus"][f"{role}_token"] = token
     if view.user(USER):
         password = await control.set_password(USER)
     else:
-        _, password = await control.add_user(USER, {TENANT: (INGEST, READ, ADMIN)})
+        _, password = await control.add_user(USER, {TENANT: SCOPES})
     for part, name in (("opticloud", "smartMINI 1"), ("feed_opticloud", "Office sensor")):
         device = await control.add_device(TENANT, name)
         _, token = await control.add_key(

@@ -85,6 +85,7 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
     )
 
 
+@lru_cache(maxsize=4_096)
 def api_server_id(tenant: str) -> str:
     """The id of the tenant's API server."""
     return str(uuid5(_API_SERVERS, tenant))
@@ -309,6 +310,8 @@ class View:
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
         found = self._get(Device, device)
+        if found is None and device == api_server_id(tenant):
+            return self.api_server(tenant)
         return found if found is not None and found.tenant == tenant else None
 
     def tenant(self, tenant: str) -> Tenant | None:

@@ -293,12 +293,13 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a read door wants: one query, or the latest values; `context` is handed back to
-    `render`.
+    `render`. A `fresh` answer has everything that was acknowledged before the question came.
     """
 
     query: RangeQuery | LatestQuery
     names: Mapping[int, str]
     context: Any = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,3 +412,5 @@ class Dialect:
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
     refused: Refusal | None = None
+    warm: Callable[[], None] | None = None
+    """What a process that opens these doors does first, so that no request pays for it."""

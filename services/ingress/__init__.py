@@ -34,6 +34,9 @@ class IngressService:
         """Follow the receipts, then open the doors."""
         log, view, clock, settings = runtime.log, runtime.view, runtime.clock, runtime.settings
         spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
+        for dialect in spoken:
+            if dialect.warm:
+                dialect.warm()
         desk = ReceiptDesk(log)
         following = group.create_task(desk.follow(), name="follow receipts")
         await until(desk.following.is_set, seconds=30)

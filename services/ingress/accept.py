@@ -78,7 +78,7 @@ class Intaker:
             request = self._request_id(push, inbound)
             intake = push.decode(inbound, self._view)
             if intake.again:
-                intake = await self._decided(push, inbound)
+                intake = await self._decided(push, inbound, intake)
             verdicts = await self._take(push, request, intake)
             metrics.DOOR_SAMPLES.labels(dialect).inc(len(intake.block))
             reply = push.accepted(inbound, intake, verdicts)
@@ -86,23 +86,27 @@ class Intaker:
         except PipelineError as error:
             return push.refused(error, inbound.received_ms)
 
-    async def _decided(self, push: Push, inbound: Inbound) -> Intake:
-        """The intake once the catalogue has what the request makes: the log's order has decided
-        then between this process and others. One request at a time, so that no two of this process
-        make the same.
+    async def _decided(self, push: Push, inbound: Inbound, intake: Intake) -> Intake:
+        """The intake once the catalogue has what the request makes: then the log's order has
+        decided between this process and others.
         """
         try:
             async with asyncio.timeout(self._settings.append_wait_ms / 1000), self._creating:
-                while (intake := push.decode(inbound, self._view)).again:
-                    if not intake.changes:
-                        # Asked for a moment ago, by a request that did not see the end of it.
+                while intake.again:
+                    if intake.changes:
+                        offsets = await self._append(_changes(intake), intake.changes)
+                        await self._view.caught_up(max(offsets))
+                    else:
+                        # Another request asked for them, and has not seen the end of it.
                         await asyncio.sleep(_UNDECIDED_SECONDS)
-                        continue
-                    offsets = await self._append(_changes(intake), intake.changes)
-                    await self._view.caught_up(max(offsets))
+                    intake = push.decode(inbound, self._view)
                 return intake
         except TimeoutError:
-            raise Unavailable("the catalogue does not have the new keys yet") from None
+            message = "the catalogue does not have the new keys yet"
+            raise Unavailable(message) from None
+        finally:
+            if intake.again:
+                self._failed(intake.changes)
 
     async def _take(
         self, push: Push, request: tuple[bytes, bool], intake: Intake
@@ -139,12 +143,15 @@ class Intaker:
             async with asyncio.timeout(self._settings.append_wait_ms / 1000):
                 return await self._log.append(out)
         except (TimeoutError, PipelineError) as error:
-            for change in changes:
-                self._view.creation_failed(change)
+            self._failed(changes)
             if isinstance(error, PipelineError):
                 raise
             message = "the event log did not answer in time; the outcome is unknown"
             raise Unavailable(message) from None
+
+    def _failed(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._view.creation_failed(change)
 
     async def _verdicts(self, waits: asyncio.Future[list[Receipt]]) -> list[Receipt]:
         with metrics.RECEIPT_SECONDS.time():

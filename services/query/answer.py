@@ -56,6 +56,8 @@ class Answer:
     async def page(self, question: Question) -> Page:
         """What was found. Raises Malformed (more than one answer may hold) or Unavailable."""
         query = question.query
+        if question.fresh:
+            await self._live.passed(query.series or question.names, seconds=self._wait_seconds)
         if isinstance(query, LatestQuery):
             asked = tuple(question.names) if query.series is None else query.series
             return Page(self._live.latest(query), question.names, asked)

@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from schemas.blocks import Block
-from schemas.envelope import Logged, Mark
+from schemas.envelope import Envelope, Logged, Mark
+from schemas.points import lane_of
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
 from services.errors import Unavailable
 from services.eventlog import Batch, EventLog, Span
 from services.metrics import LATEST_SERIES, TAIL_ROWS
+from services.query._fence import Fence
 from services.query._latest import Latest
 from services.query._tail import Tail, merge
 from services.settings import Settings
@@ -56,6 +59,7 @@ class LiveView:
         self._rows_max = settings.tail_rows_max
         self._latest = Latest()
         self._tail = Tail(log.lanes, self._rows_max)
+        self._fence = Fence(partial(log.spans, SAMPLES_RECEIVED))
         self._offsets: dict[int, int] = {}
         self._marks_offset = 0
         self._life = ""
@@ -106,6 +110,14 @@ class LiveView:
         self._check_ready()
         return self._tail.select(query)
 
+    async def passed(self, series: Iterable[int], *, seconds: float) -> None:
+        """Wait until the view has everything of these series that was acknowledged before. Raises
+        Unavailable.
+        """
+        self._check_ready()
+        lanes = {lane_of(one, self._log.lanes) for one in series}
+        await self._fence.passed(lanes, seconds=seconds)
+
     @staticmethod
     def merge(query: RangeQuery, stored: Block, tail: Block) -> Block:
         """The store's answer and the tail that was taken before, as one answer."""
@@ -145,6 +157,9 @@ class LiveView:
         self._tail = Tail(self._log.lanes, self._rows_max)
         self._offsets = {lane: _first(committed.get(lane), span) for lane, span in spans.items()}
         self._goal = {lane: span.end for lane, span in spans.items()}
+        for lane, offset in committed.items():
+            if offset <= spans[lane].end:
+                self._tail.stored(lane, offset)
         self._warm = True
         self._check_goal()
 
@@ -205,13 +220,15 @@ class LiveView:
         self._offsets[lane] = logged.offset + 1
         for passed in self._passed:
             passed(lane, logged)
-        block = getattr(logged.envelope, "record", None)
-        if not isinstance(block, Block):
+        envelope = logged.envelope
+        block = getattr(envelope, "record", None)
+        if not isinstance(envelope, Envelope) or not isinstance(block, Block):
             # The sink sets such a record aside; here it is only passed over.
             _logger.warning("live view: no block in lane %d at %d", lane, logged.offset)
             return 0
         self._tail.add(lane, logged.offset, block)
         self._latest.apply(block)
+        self._fence.judged(lane, envelope.received)
         return len(block)
 
     async def _apply(self, newest: Block) -> None:
@@ -224,9 +241,9 @@ class LiveView:
 
 
 def _first(committed: int | None, span: Span) -> int:
-    """Where to begin in a lane: behind what is stored. A commit beyond the end belongs to an
-    earlier life of the log.
+    """Where to begin in a lane: at the last record that is stored, which says how far the lane is
+    judged. A commit beyond the end belongs to an earlier life of the log.
     """
     if committed is None or committed > span.end:
         return span.begin
-    return max(committed, span.begin)
+    return max(committed - 1, span.begin)

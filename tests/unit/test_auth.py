@@ -139,12 +139,34 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
         assert principal is not None
         return principal.subject
 
-    assert of(Way.NONE, bearer, {}, scope="") is None
-    assert subject(of(Way.BEARER, bearer, {}, scope="ingest")) == "gw"
-    assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, scope="")) == "k1"
+    assert of(Way.NONE, bearer, {}, {}, scope="") is None
+    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest")) == "gw"
+    assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, {}, scope="")) == "k1"
     of_user = {"x-authorization": f"Bearer {user_token}"}
-    assert subject(of(Way.X_AUTHORIZATION, of_user, {}, scope="read")) == "anna"
-    assert subject(of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="ingest")) == "dev-key"
+    assert subject(of(Way.X_AUTHORIZATION, of_user, {}, {}, scope="read")) == "anna"
+    assert subject(of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="ingest")) == "dev-key"
+
+
+@pytest.mark.parametrize("credential", ["user", "key"])
+def test_an_access_token_may_come_in_the_query_or_in_a_header(
+    world: World, credential: str
+) -> None:
+    token = world.auth.user_tokens("anna", PASSWORD, "acme")[0] if credential == "user" else API_KEY
+    wanted = "anna" if credential == "user" else "k1"
+
+    def subject(headers: dict[str, str], query: dict[str, str]) -> str:
+        found = world.auth.principal_of(Way.ACCESS_TOKEN, headers, {}, query, scope="read")
+        assert found is not None
+        return found.subject
+
+    assert subject({}, {"access_token": token}) == wanted
+    assert subject({"authorization": token}, {}) == wanted
+    assert subject({"authorization": f"Bearer {token}"}, {}) == wanted
+    assert subject({"x-access-token": token}, {}) == wanted
+    # The query wins, also where it is wrong.
+    assert subject({"authorization": "nonsense"}, {"access_token": token}) == wanted
+    refused(lambda: subject({"authorization": token}, {"access_token": "nonsense"}))
+    refused(lambda: subject({}, {}))
 
 
 @pytest.mark.parametrize("way", [Way.BEARER, Way.X_AUTHORIZATION, Way.DEVICE_TOKEN])

@@ -8,6 +8,7 @@ published of this part: error envelope, log in, the manner of the management end
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects.next_plus._scan import warm
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER
@@ -25,4 +26,5 @@ DIALECT = Dialect(
     follows=(STREAM,),
     prefixes=("/api/ApiServers",),
     refused=refused,
+    warm=warm,
 )

@@ -1,6 +1,7 @@
 """Values in: one POST with one item, a list of items, or a list under `parameters`.
 
-A hot door: the body becomes one `_Item` per value and then columns. A batch is looked at whole
+A hot door: the usual body, numbers for known parameters, becomes columns by a compiled scanner
+(`_scan`); any other becomes one `_Item` per value and then columns. A batch is looked at whole
 before anything of it counts. The first item that cannot be used refuses all of them; of two values
 for one parameter and millisecond the later one stands.
 
@@ -14,9 +15,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError
+from msgspec import UNSET, Raw, Struct, ValidationError
 from msgspec import json as msgspec_json
 from msgspec.json import Decoder
 
@@ -27,6 +29,7 @@ from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind, Value, Verdic
 from services.dialects import _json, _times
 from services.dialects._contract import Auth, Inbound, Intake, Lookup, Push, Reply, described
 from services.dialects.next_plus import errors
+from services.dialects.next_plus._scan import ABSENT, Scanned, scan
 from services.dialects.next_plus.errors import Invalid, refused
 from services.dialects.next_plus.values import (
     KEEP_MINUTES_DEFAULT,
@@ -39,20 +42,23 @@ from services.dialects.next_plus.values import (
 from services.errors import Malformed, PipelineError, TooLarge, Unknown
 
 ITEMS_MAX = 1_000
+_SHOWN_BYTES_MAX = 512
+_LAYOUTS_MAX = 256
 UUID_FIELD = "paramId"
 """Not published; it is what the read endpoint calls the UUID."""
 
 _LONGS = range(-(2**63), 2**63)
-_NUMBERS = ({float}, {int}, {float, int})
 _EXPECTED = {kind: name for name, kind in TYPES.items()}
 _ANYTHING = Kind.STRING
 """A `string` parameter takes any value."""
+_LAST_OR_RENEW = (Conflict.LAST, Conflict.RENEW)
+"""The last value of a millisecond wins, unless what held it has expired."""
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 Stamp = tuple[int, PointPolicy]
 _Row = tuple[int, PointPolicy, int, Kind, Value]
 
 
-class _Item(Struct, rename={"param_id": UUID_FIELD}):
+class _Item(Struct, gc=False, rename={"param_id": UUID_FIELD}):
     key: Any = UNSET
     param_id: Any = UNSET
     value: Any = UNSET
@@ -90,16 +96,17 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     server = lookup.api_server(tenant)
     if server.disabled:
         raise Unknown("no active API server for this tenant")
-    items = _items(inbound.body)
+    if scanned := scan(inbound.body, ITEMS_MAX):
+        moment = _Moment(lookup, tenant)
+        block = _numbers(scanned, moment, server.id, inbound.received_ms)
+        if block is not None:
+            return Intake(block)
+    items = items_of(inbound.body)
     if not items:
         raise Invalid(errors.NO_ITEMS, "the body holds no items")
     if len(items) > ITEMS_MAX:
         raise TooLarge(f"a push may have {ITEMS_MAX} items", code=errors.TOO_MANY_ITEMS)
-    stamps = lookup.stamps(tenant, server.id)
-    block = _numbers(items, stamps, inbound.received_ms)
-    return (
-        Intake(block) if block is not None else _Batch(inbound, lookup, server.id, items).intake()
-    )
+    return _Batch(inbound, lookup, server.id, items).intake()
 
 
 def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> Reply:
@@ -107,7 +114,7 @@ def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> R
     return Reply(200, _json.write({"success": True, "processed": len(intake.block)}))
 
 
-def _items(body: bytes) -> list[_Item]:
+def items_of(body: bytes) -> list[_Item]:
     """The items of any of the three shapes. Raises Invalid."""
     try:
         if body.lstrip()[:1] == b"[":
@@ -125,71 +132,91 @@ def _items(body: bytes) -> list[_Item]:
         raise Invalid(errors.INVALID_BODY, f"the body is not JSON: {error}") from None
 
 
-def _numbers(items: Sequence[_Item], stamps: Mapping[str, Stamp], received_ms: int) -> Block | None:
-    """The block of a push that has nothing but numbers for known `number` parameters, which is what
-    most of them are; None where there is anything else in it.
+class _Layout(NamedTuple):
+    """What a list of keys stands for: one row a key, in order."""
+
+    series: array[int]
+    policy: array[int]
+    policies: list[PointPolicy]
+    kept_ms: int
+    """The shortest time for which any of them is kept."""
+
+
+@lru_cache(maxsize=_LAYOUTS_MAX)
+def _layout(lookup: _Moment, device: str, count: int, joined: bytes) -> _Layout | None:
+    """The layout of `count` keys, joined by NUL, which no key has in it; None where one of them is
+    no known `number` parameter.
+
+    A producer sends the same keys over and over; so they are looked up once, and again when the
+    catalogue has changed.
     """
-    values = [item.value for item in items]
-    if set(map(type, values)) not in _NUMBERS:
-        return None
+    stamps = lookup.stamps(device)
     try:
-        stamped = [stamps[item.key] for item in items]
-        doubles = array("d", values)
-    except (KeyError, TypeError, OverflowError):
+        stamped = [stamps[key] for key in joined.decode().split("\0")]
+    except (KeyError, UnicodeDecodeError):
         return None
-    series, policies = zip(*stamped, strict=True)
-    distinct = list(dict.fromkeys(policies))
-    if any(policy.kind is not Kind.DOUBLE for policy in distinct):
+    distinct = {id(policy): policy for _, policy in stamped}
+    numbers = {name: number for number, name in enumerate(distinct)}
+    policies = list(distinct.values())
+    if len(stamped) != count or any(policy.kind is not Kind.DOUBLE for policy in policies):
         return None
-    times = _times_of([item.timestamp for item in items], received_ms)
-    if times is None or any(item.param_id is not UNSET for item in items):
-        return None
-    count = len(items)
-    numbers = {policy: number for number, policy in enumerate(distinct)}
-    return Block(
-        policies=distinct,
-        series=array("Q", series),
-        ts_ms=times,
-        kind=array("B", bytes(count)),
-        bits=array("q", doubles.tobytes()),
-        quality=array("i", (NO_QUALITY,)) * count,
-        rule=_rules(times, policies, received_ms),
-        policy=(
-            array("H", bytes(2 * count))
-            if len(distinct) == 1
-            else array("H", map(numbers.__getitem__, policies))
-        ),
+    return _Layout(
+        array("Q", [series for series, _ in stamped]),
+        array("H", [numbers[id(policy)] for _, policy in stamped]),
+        policies,
+        min((policy.keep_ms for policy in policies if policy.keep_ms), default=TS_MS_MAX),
     )
 
 
-def _times_of(stamps: Sequence[Any], received_ms: int) -> array[int] | None:
-    """The times of all items, where all are given alike and can be used; else None."""
-    kinds = set(map(type, stamps))
-    if kinds == {UnsetType}:
-        return array("q", (received_ms,)) * len(stamps)
-    try:
-        if kinds == {int}:
-            times = array("q", stamps)
-        elif kinds == {str}:
-            times = array("q", _times.all_ms_of(stamps))
-        else:
-            return None
-    except (ValueError, OverflowError):
+class _Moment:
+    """The catalogue at one revision, for one tenant; equal to itself as long as nothing changed."""
+
+    def __init__(self, lookup: Lookup, tenant: str) -> None:
+        self._lookup, self._tenant = lookup, tenant
+        self._same = (id(lookup), lookup.revision, tenant)
+
+    def stamps(self, device: str) -> Mapping[str, Stamp]:
+        """Series and policy of the device's keys."""
+        return self._lookup.stamps(self._tenant, device)
+
+    def __hash__(self) -> int:
+        return hash(self._same)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Moment) and self._same == other._same
+
+
+def _numbers(scanned: Scanned, moment: _Moment, device: str, received_ms: int) -> Block | None:
+    """The block of a push that has nothing but numbers for known `number` parameters; None where
+    there is anything else in it.
+    """
+    layout = _layout(moment, device, scanned.items, scanned.keys)
+    if layout is None or scanned.mixed:
         return None
-    return times if min(times) >= 0 and max(times) < TS_MS_MAX else None
+    count, times = scanned.items, scanned.times
+    oldest_ms = scanned.oldest_ms
+    if oldest_ms == ABSENT:
+        oldest_ms, times = received_ms, array("q", (received_ms,)) * count
+    rule = array("B", (Conflict.LAST,)) * count
+    if oldest_ms < received_ms - layout.kept_ms:
+        borders = [_border_ms(policy, received_ms) for policy in layout.policies]
+        pairs = zip(times, layout.policy, strict=True)
+        rule = array("B", [_LAST_OR_RENEW[ts_ms < borders[number]] for ts_ms, number in pairs])
+    return Block(
+        policies=list(layout.policies),
+        series=layout.series[:],
+        ts_ms=times,
+        kind=array("B", bytes(count)),
+        bits=array("q", scanned.doubles.tobytes()),
+        quality=array("i", (NO_QUALITY,)) * count,
+        rule=rule,
+        policy=layout.policy[:],
+    )
 
 
-def _rules(times: Sequence[int], policies: Sequence[PointPolicy], received_ms: int) -> array[int]:
-    """The last value of a millisecond wins, unless what held it has expired."""
-    oldest = min(times)
-    if all(oldest >= received_ms - policy.keep_ms for policy in set(policies) if policy.keep_ms):
-        return array("B", (Conflict.LAST,)) * len(times)
-    return array("B", map(_rule, times, policies, (received_ms,) * len(times)))
-
-
-def _rule(ts_ms: int, policy: PointPolicy, received_ms: int) -> Conflict:
-    expired = policy.keep_ms and ts_ms < received_ms - policy.keep_ms
-    return Conflict.RENEW if expired else Conflict.LAST
+def _border_ms(policy: PointPolicy, received_ms: int) -> int:
+    """What is older has expired."""
+    return received_ms - policy.keep_ms if policy.keep_ms else 0
 
 
 class _Batch:
@@ -215,7 +242,7 @@ class _Batch:
             block.add(
                 *(series, ts_ms, kind, value),
                 policy=block.policy_index(policy),
-                rule=_rule(ts_ms, policy, self._now_ms),
+                rule=_LAST_OR_RENEW[ts_ms < _border_ms(policy, self._now_ms)],
             )
         return Intake(block)
 
@@ -333,6 +360,8 @@ def _inferred(index: int, key: str, value: Any) -> Kind:
 
 
 def _mismatch(index: int, key: str, expected: str, value: Any) -> Invalid:
+    """The published refusal; what came is repeated in it where it is short."""
+    short = len(_json.write(value)) <= _SHOWN_BYTES_MAX
     return Invalid(
         errors.VALUE_TYPE_MISMATCH,
         f"item {index}: the value is not of type {expected}",
@@ -340,7 +369,7 @@ def _mismatch(index: int, key: str, expected: str, value: Any) -> Invalid:
         key=key,
         expected=expected,
         received=json_type(value),
-        value=value,
+        **({"value": value} if short else {}),
     )
 
 

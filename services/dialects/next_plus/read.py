@@ -35,7 +35,7 @@ def parse(inbound: Inbound, lookup: Lookup) -> Question:
     """The newest sample of the parameter's series."""
     point = parameter_of(inbound, lookup)
     query = LatestQuery(inbound.caller.tenant, (point.series,))
-    return Question(query, {point.series: point.key})
+    return Question(query, {point.series: point.key}, fresh=True)
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:

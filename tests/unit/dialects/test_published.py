@@ -1,17 +1,10 @@
-"""What the vendors' own pages show, taken from the pages at test time.
-
-`LINESHAFT_SPECS` names the folder that holds them.
-"""
+"""What the vendors' own pages show, taken from the pages at test time."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from schemas.catalogue import Device, Point, Tenant
 from schemas.samples import Kind, Verdict
@@ -19,17 +12,11 @@ from services.dialects import Inbound
 from services.dialects.building_x import ingest, tokens
 from services.dialects.opticloud import telemetry
 from tests.support.lookup import ListedActions, ListedLookup, a_principal
+from tests.support.published import needs_documents, page
 
-SPECS = os.environ.get("LINESHAFT_SPECS", "")
-pytestmark = pytest.mark.skipif(
-    not SPECS, reason="LINESHAFT_SPECS does not name the folder of the published documents"
-)
+pytestmark = needs_documents
 PARTITION = "0c1f3f62-6a0e-4f0b-9a4d-5b1f1a2b3c4d"
 NOW_MS = 1_700_000_000_000
-
-
-def page(name: str) -> str:
-    return (Path(SPECS) / name).read_text()
 
 
 # -- Building X

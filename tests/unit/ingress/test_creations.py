@@ -35,7 +35,7 @@ class Door(Desk):
         self.listener = MqttListener(
             log=self.log,  # type: ignore[arg-type]
             authenticate=authenticate,
-            view=view,
+            lookup=view,
             publishes={TOPIC.encode(): ("opticloud", TELEMETRY)},
             clock=self.clock,
             settings=Settings(),
