@@ -3,7 +3,8 @@
 The hub hears of every record that the live view takes. As long as nobody follows a device, it notes
 how far the lane is, and no more. Else the records wait in a short queue, are rendered once, and lie
 in the device's ring; whoever has been sent what was there before is woken, and takes all that is
-there: nothing waits while it is idle, and what comes during a send goes out together.
+there. After an idle time a change goes out at once; what comes during the rest behind it, and
+during a send, goes out together.
 
 A reader is held to its position, never to a queue of its own. One that comes with a position is
 served from the ring or from the log, one that is further behind than the ring reaches is cut off.
@@ -49,6 +50,8 @@ from services.settings import Settings
 _QUEUED_ROWS_MAX = 200_000
 _REST_ROWS = 1_024
 """After so many rows the readers get their turn."""
+_ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.0001, 0.02
+"""For so long a round rests for each reader that it had: what comes meanwhile shares the next."""
 _REPLAYS_MAX = 32
 """Readers that read the log by themselves at a time."""
 _HOUSE_SECONDS = 1.0
@@ -98,6 +101,7 @@ class Hub:
         self._idle_since_ms: dict[tuple[str, str, Event], float] = {}
         self._queue: deque[tuple[int, Logged]] = deque()
         self._queued_rows = 0
+        self._stirred: set[Ring] = set()
         self._awake = asyncio.Event()
         self._places = 0
         self._all_gone = asyncio.Event()
@@ -136,7 +140,8 @@ class Hub:
         self._note(state, logged)
         for ring in state.rings:
             ring.restart(state.seen)
-            self._wake(ring)
+            self._stirred.add(ring)
+        self._awake.set()
 
     async def run(self) -> None:
         """Render what comes, for ever."""
@@ -153,7 +158,10 @@ class Hub:
                     await self._publish(self._lanes[lane], logged)
                     if rows >= _REST_ROWS:
                         rows = 0
+                        self._wake()
                         await asyncio.sleep(0)
+                self._wake()
+                await asyncio.sleep(min(self._places * _ROUND_SECONDS, _ROUND_SECONDS_MAX))
         finally:
             house.cancel()
 
@@ -178,13 +186,14 @@ class Hub:
             changes = await self._rendering.changes(ring.subject, logged, block, after)
             if ring.life == life:
                 ring.add(changes, max(end_of(logged, block), ring.head, key=lambda p: p.place))
+            self._stirred.add(ring)
         self._note(state, logged)
-        for ring in state.rings:
-            self._wake(ring)
 
-    def _wake(self, ring: Ring) -> None:
-        for reader in ring.readers:
-            reader.wake()
+    def _wake(self) -> None:
+        """Have the readers of the rings in which something is new look at them."""
+        while self._stirred:
+            for reader in self._stirred.pop().readers:
+                reader.wake()
 
     # -- who follows -------------------------------------------------------------------------------
 

@@ -21,8 +21,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+
+import uvloop
 
 from tests.bench.road import Act, Connection, quantiles, say
 from tests.support.processes import ROOT
@@ -56,13 +59,22 @@ def measured(http: str, token: str, name: str, socket_share: float) -> str:
     delays, delivered, in_order = [], 0, True
     for received in got:
         delivered += len(received)
-        in_order = in_order and [number for number, _ in received] == list(numbers)
+        in_order = in_order and as_pushed([number for number, _ in received], len(numbers))
         delays += [max(0.0, at - acknowledged[number]) for number, at in received]
     return (
         f"{PER_SECOND} changes/s to {READERS} {name}: push acknowledged to event received "
         f"{quantiles(delays)}; {delivered:,} of {len(numbers) * READERS:,} delivered"
         f"{', each reader all, once and in order' if in_order else ', NOT IN ORDER'}"
     )
+
+
+def as_pushed(received: Sequence[int], count: int) -> bool:
+    """Whether every number came once, and those of each parameter in their order."""
+    places = [number % PARAMETERS for number in received]
+    by_parameter = [
+        number for _, number in sorted(zip(places, received, strict=True), key=itemgetter(0))
+    ]
+    return by_parameter == sorted(range(count), key=lambda number: (number % PARAMETERS, number))
 
 
 async def push(
@@ -177,7 +189,7 @@ def main() -> None:
     parser.add_argument("--socket-share", type=float, default=0.0)
     given = parser.parse_args()
     sockets = round(given.readers * given.socket_share)
-    asyncio.run(follow(given.http, given.token, given.readers, sockets))
+    uvloop.run(follow(given.http, given.token, given.readers, sockets))
 
 
 if __name__ == "__main__":
