@@ -56,7 +56,8 @@ class Reader:
         self.ended = asyncio.Event()
         self.beat_due = False
         self.sending_since_ms: float | None = None
-        self.sent_ms = 0.0
+        self.sent_ms = self.sent_in_ms = 0.0
+        """When the last send was done, and how long it took."""
         self._number, self._life = ring.end, ring.life
         self._waiter: asyncio.Future[None] | None = None
 
@@ -68,14 +69,14 @@ class Reader:
     @property
     def joined(self) -> bool:
         """Whether the ring has what comes next."""
-        return self._life == self.ring.life
+        return self._life == self.ring.life and self._number >= self.ring.first
 
     @property
     def behind(self) -> bool:
         """Whether the ring had what comes next, and has let it go: it waits for more than the ring
         may hold.
         """
-        return self.joined and self._number < self.ring.first
+        return self._life == self.ring.life and self._number < self.ring.first
 
     def stand(self, position: Position) -> None:
         """Everything up to the position is there; what follows is in the ring or still to be

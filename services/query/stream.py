@@ -48,8 +48,12 @@ from services.query.live import LiveView
 from services.settings import Settings
 
 _QUEUED_ROWS_MAX = 200_000
-_REST_ROWS = 1_024
+_REST_ROWS = 500
 """After so many rows the readers get their turn."""
+_SLOW_MS = 1_000
+"""Who is behind the ring, and has taken nothing for so long, is slow. Who took what it was given was
+outrun by a burst, and reads on from the log.
+"""
 _ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.0001, 0.02
 """For so long a round rests for each reader that it had: what comes meanwhile shares the next."""
 _REPLAYS_MAX = 32
@@ -92,6 +96,7 @@ class Hub:
         *,
         clock: Clock,
         settings: Settings,
+        queued_rows_max: int = _QUEUED_ROWS_MAX,
     ) -> None:
         self._live, self._log, self._catalogue = live, log, catalogue
         self._clock, self._settings = clock, settings
@@ -100,7 +105,7 @@ class Hub:
         self._rings: dict[tuple[str, str, Event], Ring] = {}
         self._idle_since_ms: dict[tuple[str, str, Event], float] = {}
         self._queue: deque[tuple[int, Logged]] = deque()
-        self._queued_rows = 0
+        self._queued_rows, self._queued_rows_max = 0, queued_rows_max
         self._stirred: set[Ring] = set()
         self._awake = asyncio.Event()
         self._places = 0
@@ -117,7 +122,7 @@ class Hub:
         state = self._lanes[lane]
         if not state.rings:
             self._note(state, logged)
-        elif self._queued_rows > _QUEUED_ROWS_MAX:
+        elif self._queued_rows > self._queued_rows_max:
             self._skip(state, logged)
         else:
             self._queue.append((lane, logged))
@@ -159,7 +164,7 @@ class Hub:
                     if rows >= _REST_ROWS:
                         rows = 0
                         self._wake()
-                        await asyncio.sleep(0)
+                        await asyncio.sleep(self._places * _ROUND_SECONDS)
                 self._wake()
                 await asyncio.sleep(min(self._places * _ROUND_SECONDS, _ROUND_SECONDS_MAX))
         finally:
@@ -321,7 +326,7 @@ class Hub:
             await self._send(reader, wire.open(reader.at))
             while reader.ending is None:
                 await self._say_gap(reader, wire)
-                if reader.behind:
+                if reader.behind and reader.sent_in_ms >= _SLOW_MS:
                     reader.end(SLOW)
                 elif not reader.joined:
                     await self._replay(reader, wire)
@@ -372,10 +377,11 @@ class Hub:
 
     async def _send(self, reader: Reader, sending: Awaitable[None], changes: int = 0) -> None:
         """Let a send take its time; how long it does is looked at by `tidy`."""
-        reader.sending_since_ms = self._clock.monotonic_ms()
+        began_ms = reader.sending_since_ms = self._clock.monotonic_ms()
         await sending
         reader.sending_since_ms = None
         reader.sent_ms = self._clock.monotonic_ms()
+        reader.sent_in_ms = reader.sent_ms - began_ms
         if changes:
             metrics.STREAM_CHANGES.inc(changes)
 
@@ -408,10 +414,10 @@ class Hub:
     def _look_at(self, reader: Reader, *, doubt: bool) -> None:
         now_ms, settings = self._clock.monotonic_ms(), self._settings
         since_ms = reader.sending_since_ms
-        if reader.behind or (
-            since_ms is not None and now_ms - since_ms > settings.stream_stalled_seconds * 1000
-        ):
-            reader.end(SLOW)
+        if since_ms is not None:
+            stalled_ms = _SLOW_MS if reader.behind else settings.stream_stalled_seconds * 1000
+            if now_ms - since_ms >= stalled_ms:
+                reader.end(SLOW)
         if reader.expires_ms <= self._clock.now_ms():
             reader.end(EXPIRED)
         if doubt:
