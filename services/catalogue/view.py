@@ -306,6 +306,10 @@ class View:
         """Key to point, for all points of the device, in the order of their creation."""
         return self._points.of(tenant, device)
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        return _own(tenant, self._points.of_series(series))
+
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
         point = self._points.of_series(series)
