@@ -51,8 +51,8 @@ _QUEUED_ROWS_MAX = 200_000
 _REST_ROWS = 500
 """After so many rows the readers get their turn."""
 _SLOW_MS = 1_000
-"""Who is behind the ring, and has taken nothing for so long, is slow. Who took what it was given was
-outrun by a burst, and reads on from the log.
+"""Who is behind the ring, and has taken nothing for so long, is slow. Who took what it was given
+was outrun by a burst, and reads on from the log.
 """
 _ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.0001, 0.02
 """For so long a round rests for each reader that it had: what comes meanwhile shares the next."""
