@@ -4,7 +4,7 @@ Each is the body of a `Change` on `catalogue.changed`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -22,6 +22,16 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "admin": SCOPES,
 }
 """Each role may do what the ones before it may."""
+
+
+def role_of(scopes: Iterable[str]) -> str | None:
+    """The role that gives just these rights; None where none does. To be in the tenant is part of
+    every role and need not be named.
+    """
+    rights = {*scopes, VIEW}
+    return next((role for role, given in ROLES.items() if rights == set(given)), None)
+
+
 API_SERVER = "api_server"
 """Type of the one device of every tenant to which values are pushed by key alone."""
 
@@ -126,10 +136,15 @@ class Key(Thing):
 @dataclass(frozen=True, slots=True)
 class Revocation(Thing):
     """The end of the key with this id, for good: a record of its own, so that no edit of the key
-    can undo it.
+    can undo it. `token_id` names the one that ends a single token of a user.
     """
 
     KIND: ClassVar[str] = "revocation"
+
+    @staticmethod
+    def token_id(token: str) -> str:
+        """The id for a token; no key's id has a colon."""
+        return f"token:{token}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,14 @@ _SECURITY: Mapping[Auth, Any] = {
     Auth.NONE: [],
     Auth.BEARER: [{"bearer": []}],
     Auth.X_AUTHORIZATION: [{"user": []}],
+    Auth.ACCESS_TOKEN: [{"token": []}, {"token_query": []}],
     Auth.DEVICE_TOKEN: [],
 }
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "user": {"type": "apiKey", "in": "header", "name": "X-Authorization"},
+    "token": {"type": "apiKey", "in": "header", "name": "Authorization"},
+    "token_query": {"type": "apiKey", "in": "query", "name": "access_token"},
 }
 
 

@@ -91,6 +91,16 @@ SINK_SECONDS = Histogram(
     "lineshaft_sink_seconds", "Time of one insert, seconds", ["sink"], buckets=_SECONDS
 )
 SINK_LAG = Gauge("lineshaft_sink_lag", "Records between a sink and its topic's end", ["sink"])
+RETENTION_ROWS = Counter(
+    "lineshaft_retention_rows_total", "Stored rows whose moment to expire was rewritten"
+)
+RETENTION_SERIES = Gauge(
+    "lineshaft_retention_series",
+    "Series whose period has changed and whose rows are not known to follow it yet",
+)
+RETENTION_OPEN = Gauge(
+    "lineshaft_retention_open", "Rewrites of stored rows that the engine has not finished"
+)
 
 # -- webhooks
 WEBHOOKS = Counter(
@@ -127,6 +137,19 @@ READ_SECONDS = Histogram(
 )
 TAIL_ROWS = Gauge("lineshaft_tail_rows", "Samples in the live view that are not stored yet")
 LATEST_SERIES = Gauge("lineshaft_latest_series", "Series whose newest sample the live view holds")
+STREAM_READERS = Gauge("lineshaft_stream_readers", "Readers who follow changes")
+STREAM_CHANGES = Counter(
+    "lineshaft_stream_changes_total", "Changes sent, one for each reader that it was sent to"
+)
+STREAM_ENDS = Counter("lineshaft_stream_ends_total", "Streams that ended, by reason", ["reason"])
+STREAM_REPLAYS = Counter(
+    "lineshaft_stream_replays_total", "Times that a reader was served from the log"
+)
+STREAM_GAPS = Counter(
+    "lineshaft_stream_gaps_total", "Times that a reader was told that changes are missing"
+)
+for _ending in ("gone", "slow", "credential", "stopped", "away", "refused"):
+    STREAM_ENDS.labels(_ending)
 
 # -- catalogue
 CATALOGUE_SKIPPED = Counter(

@@ -132,6 +132,27 @@ class Settings:
     read_wait_ms: int = _setting(
         30_000, "How long a read waits for the store before it answers 503.", low=100, high=600_000
     )
+    stream_readers_max: int = _setting(
+        1_000, "Streams of changes at a time; above it 503.", low=1, high=100_000
+    )
+    stream_changes_max: int = _setting(
+        10_000,
+        "Newest changes of a followed device that are held; a reader who is further behind is cut off.",
+        low=100,
+        high=1_000_000,
+    )
+    stream_bytes_max: int = _setting(
+        8 << 20,
+        "Bytes of memory that they may take; a reader who is further behind is cut off.",
+        low=64 << 10,
+        high=1 << 30,
+    )
+    stream_heartbeat_seconds: int = _setting(
+        15, "After so long without a change a stream says that it is there.", low=1, high=600
+    )
+    stream_stalled_seconds: int = _setting(
+        30, "A reader who takes nothing for so long is cut off.", low=1, high=3_600
+    )
     keys_per_device_max: int = _setting(
         10_000, "Points that a device may create by first use.", low=1, high=1_000_000
     )

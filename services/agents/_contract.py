@@ -17,10 +17,14 @@ Asked = Sequence[Block]
 """What the store answered, one block for each query, in their order."""
 
 
+OWN_LANE = -1
+"""Stands in an outcome for the lane that was read, where the record does not say which."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a step puts out: (topic, lane, record) triples, and what to count (name to number of
-    rows).
+    rows). The lane may be OWN_LANE, also that of a letter.
     """
 
     out: Sequence[tuple[Topic, int, Envelope]] = ()

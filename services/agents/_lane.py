@@ -36,7 +36,7 @@ from schemas.envelope import (
 )
 from schemas.topics import Topic
 from services import metrics
-from services.agents._contract import Agent, Outcome
+from services.agents._contract import OWN_LANE, Agent, Outcome
 from services.agents._guard import until_available
 from services.clock import Clock
 from services.errors import Broken
@@ -267,7 +267,7 @@ class LaneKeeper:
         while self._queue and turn_bytes < _TURN_BYTES_MAX:
             logged = self._queue[0]
             outcome = await self._apply(logged)
-            out += outcome.out
+            out += _placed(outcome, self.lane)
             tally.update(outcome.tally)
             turn_bytes += _bytes_of(logged)
         self._bytes_read += turn_bytes
@@ -298,9 +298,8 @@ class LaneKeeper:
                 metrics.STORE_QUESTIONS.inc()
                 answers.append(await self._asked(query))
         outcome = agent.step(self.state, position, envelope, answers, self.parts.log.lanes)
-        if isinstance(envelope, Undecodable):
-            _place_letters(outcome, self.lane)
-        elif isinstance(envelope.record, Tick) and envelope.record.key == agent.name:
+        record = envelope.record if isinstance(envelope, Envelope) else None
+        if isinstance(record, Tick) and record.key == agent.name:
             self._ticked_ms = None
         self.position = logged.offset
         self._queue.popleft()
@@ -445,11 +444,15 @@ class _Refusals:
             )
 
 
-def _place_letters(outcome: Outcome, lane: int) -> None:
-    """What cannot be read does not say whose it is; its letters say the lane at least."""
-    for _, _, envelope in outcome.out:
-        if isinstance(envelope.record, Letter):
-            envelope.record = replace(envelope.record, lane=lane)
+def _placed(outcome: Outcome, lane: int) -> Iterator[tuple[Topic, int, Envelope]]:
+    """What a step puts out, with the lane where it could not know it: what cannot be read does not
+    say whose it is.
+    """
+    for topic, to, envelope in outcome.out:
+        letter = envelope.record
+        if isinstance(letter, Letter) and letter.lane == OWN_LANE:
+            envelope.record = replace(letter, lane=lane)
+        yield topic, lane if to == OWN_LANE else to, envelope
 
 
 def _bytes_of(logged: Logged) -> int:

@@ -167,8 +167,7 @@ class Lanes:
     async def _behind(self, lanes: Sequence[int]) -> Sequence[int]:
         """Those of the lanes of which the log has accepted samples that the store may not have.
 
-        What the sinks have committed says so, and not their marks: the last mark names the last
-        record that led to a row, not the last one that was judged.
+        What the sinks have committed says so, and not their marks, which lag behind it.
         """
         if not lanes:
             return ()

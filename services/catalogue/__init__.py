@@ -10,12 +10,15 @@ from services.catalogue._secrets import (
     pepper,
     webhook_secret,
 )
+from services.catalogue.audit import Caller
 from services.catalogue.control import Control
-from services.catalogue.view import View, first, new_point, series_id
+from services.catalogue.view import View, api_server_id, first, new_point, series_id
 
 __all__ = [
+    "Caller",
     "Control",
     "View",
+    "api_server_id",
     "derive",
     "digest",
     "first",

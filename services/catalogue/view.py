@@ -21,7 +21,9 @@ import xxhash
 from schemas.catalogue import (
     API_SERVER,
     THINGS,
+    Binding,
     Device,
+    Equipment,
     Key,
     Point,
     Revocation,
@@ -36,6 +38,7 @@ from schemas.samples import Kind
 from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
 from services.catalogue._points import Creations, PointIndex, Policies, special
+from services.catalogue._relations import Relation
 from services.errors import Unavailable
 from services.eventlog import EventLog
 
@@ -110,7 +113,9 @@ class View:
         self.undecodable = 0
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
-        self._rules: dict[str, dict[str, Trigger]] = {}
+        self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
+        self._bindings: Relation[Binding] = Relation(lambda binding: binding.point)
+        self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
         self._policies = Policies(self._rules_of)
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._creations = Creations(keys_per_device_max)
@@ -196,7 +201,10 @@ class View:
         elif isinstance(thing, Tenant) and thing.uuid:
             self._tenant_by_uuid[thing.uuid] = thing.id
         elif isinstance(thing, Trigger):
-            self._rules.setdefault(thing.point, {})[thing.id] = thing
+            self._triggers.put(thing)
+        elif isinstance(thing, Binding):
+            self._bindings.put(thing)
+            self._feeds.put(thing)
 
     def _unindex(self, thing: Thing) -> None:
         if isinstance(thing, Point):
@@ -208,11 +216,14 @@ class View:
         elif isinstance(thing, Tenant):
             self._tenant_by_uuid.pop(thing.uuid, None)
         elif isinstance(thing, Trigger):
-            self._rules.get(thing.point, {}).pop(thing.id, None)
+            self._triggers.remove(thing)
+        elif isinstance(thing, Binding):
+            self._bindings.remove(thing)
+            self._feeds.remove(thing)
 
     def _rules_of(self, point: str) -> tuple[Rule, ...]:
         """The rules of a point's triggers, by id."""
-        found = sorted(self._rules.get(point, {}).values(), key=lambda trigger: trigger.id)
+        found = sorted(self._triggers.of(point), key=lambda trigger: trigger.id)
         return tuple(
             Rule(each.id, each.when, each.bound, each.hysteresis, each.delay_ms, each.on_clear)
             for each in found
@@ -279,7 +290,9 @@ class View:
     def series(self, tenant: str, device: str, key: str) -> int:
         """The series id, whether or not anything was ever written to it."""
         point = self._points.at(tenant, device, key)
-        return series_id(tenant, device, key) if point is None else point.series
+        if point is not None:
+            return point.series
+        return series_id(tenant, device, self.origin(tenant, device, key) or key)
 
     def known(self, tenant: str, device: str, key: str) -> Point | None:
         """The point at this key of the device."""
@@ -293,13 +306,19 @@ class View:
         """Key to point, for all points of the device, in the order of their creation."""
         return self._points.of(tenant, device)
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        return _own(tenant, self._points.of_series(series))
+
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
         point = self._points.of_series(series)
         return 0 if point is None else point.keep_minutes
 
     def api_server(self, tenant: str) -> Device:
-        """The tenant's device for values that are pushed by key alone; there always is one."""
+        """The tenant's device for values that are pushed by key alone; there always is one, on the
+        log or not.
+        """
         found = self._get(Device, device_id := api_server_id(tenant))
         return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
 
@@ -309,6 +328,41 @@ class View:
         if found is None and device == api_server_id(tenant):
             return self.api_server(tenant)
         return found if found is not None and found.tenant == tenant else None
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        found = self._get(Equipment, equipment)
+        return found if found is not None and found.tenant == tenant else None
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, in the order of creation."""
+        own = [each for each in self._all(Equipment) if each.tenant == tenant]
+        return sorted(own, key=lambda each: (each.created_ms, each.id))
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id, as long as both ends are there."""
+        found = self._get(Binding, binding)
+        return found if found is not None and self._tied(tenant, found) else None
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by, in the order of creation."""
+        found = self._bindings.of(point) if point else self._feeds.of(equipment)
+        return [binding for binding in found if self._tied(tenant, binding)]
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id, as long as its point is there."""
+        found = self._get(Trigger, trigger)
+        of_point = None if found is None else self.point(tenant, found.point)
+        return None if of_point is None else found
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers, in the order of creation."""
+        return [] if self.point(tenant, point) is None else self._triggers.of(point)
+
+    def _tied(self, tenant: str, binding: Binding) -> bool:
+        """Whether both ends are the tenant's. A deletion that was cut short may leave one end."""
+        ends = (self.point(tenant, binding.point), self.equipment(tenant, binding.equipment))
+        return None not in ends
 
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
@@ -342,6 +396,9 @@ class View:
         """What stands at the place of a point that came or went, as far as it was asked for."""
         stamps = self._stamps.get((changed.tenant, changed.device))
         if stamps is None:
+            return
+        if self._points.tangled(changed):
+            del self._stamps[changed.tenant, changed.device]
             return
         stands = self._points.at(changed.tenant, changed.device, changed.key)
         if stands is None:
@@ -406,6 +463,12 @@ class View:
             origin = f"{key}\0{count}"
         return "" if origin == key else origin
 
+    def crowded(self, tenant: str, device: str, key: str) -> bool:
+        """Whether more than one point wants this key of the device, or the series of who has it.
+        The one created first has both.
+        """
+        return self._points.crowded(tenant, device, key)
+
     def creation_failed(self, change: Change) -> None:
         """The log may not have a change that `creation` gave: the next use of the key asks again at
         once. Of two that got there after all the first counts.
@@ -424,9 +487,21 @@ class View:
         found = self._key_by_digest.get(digest)
         return None if found is None else self._get(Key, found)
 
+    def revoked(self, token: str) -> bool:
+        """Whether the token of a user with this id was ended."""
+        return self._get(Revocation, Revocation.token_id(token)) is not None
+
     def user(self, name: str) -> User | None:
         """The user with this name."""
         return self._get(User, name)
+
+    def point_of(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._points.of_series(series)
+
+    def retained(self) -> Sequence[Point]:
+        """The points whose values are not kept for ever."""
+        return self._points.retained()
 
     def thing(self, kind: str, thing: str) -> Thing | None:
         """Anything, by kind and id, also a point that stands back behind another."""
@@ -441,8 +516,12 @@ class View:
         return self._all(User)
 
     def devices(self, tenant: str) -> Sequence[Device]:
-        """The tenant's devices, by id."""
-        return [device for device in self._all(Device) if device.tenant == tenant]
+        """The tenant's devices, by id; the API server among them."""
+        own = [device for device in self._all(Device) if device.tenant == tenant]
+        server = self.api_server(tenant)
+        if self.tenant(tenant) and server not in own:
+            own.append(server)
+        return sorted(own, key=lambda device: device.id)
 
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, by id."""

@@ -15,11 +15,11 @@ from math import inf
 from typing import Any, Protocol
 
 from schemas.blocks import Block
-from schemas.catalogue import Device, Point, Tenant, User
+from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Trigger, User
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
-from schemas.samples import Kind, Verdict
+from schemas.samples import Kind, Value, Verdict
 from services.errors import PipelineError, Unavailable
 
 
@@ -29,7 +29,8 @@ class Principal:
     credential is a device's.
 
     From `expires_ms` (UTC) on, the key behind the credential is not good any more: a door that asks
-    once for a whole connection ends it then.
+    once for a whole connection ends it then. `token` is the id of the token that a user came with;
+    empty where it was a key.
     """
 
     tenant: str
@@ -37,6 +38,7 @@ class Principal:
     scopes: frozenset[str]
     device: str = ""
     expires_ms: float = inf
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,36 @@ class Lookup(Protocol):
         """The tenant's device for values that are pushed by key alone; there always is one."""
         ...
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        ...
+
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
+        ...
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        ...
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, in the order of creation."""
+        ...
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id."""
+        ...
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by, in the order of creation."""
+        ...
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id."""
+        ...
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers, in the order of creation."""
         ...
 
     def tenant(self, tenant: str) -> Tenant | None:
@@ -312,6 +342,36 @@ class Read:
     docs: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which changes a reader wants: those of `device`, or only of the points whose `series` are
+    named; without them points that are still to come count too.
+
+    `since` is the id of the last change that the reader has ("": it begins now).
+    """
+
+    device: str
+    series: frozenset[int] | None = None
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A door that tells of changes as they come: a stream of server-sent events, or a WebSocket at
+    the same path. `event` makes one change, a point and (UTC ms, kind, value), a JSON text on one
+    line, once for all who follow.
+    """
+
+    paths: Sequence[str]
+    auth: Auth
+    parse: Callable[[Inbound, Lookup], Following]
+    event: Callable[[Point, int, int, Value], bytes]
+    refused: Refusal
+    scope: str = "read"
+    docs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "GET"
+
+
 class Actions(Protocol):
     """What `Call` doors can have done, by `services.catalogue.control` and `services.auth`. Raise
     Refused.
@@ -329,12 +389,33 @@ class Actions(Protocol):
         """(token, refresh token) of a user for a tenant (its short name). Raises Unauthorized."""
         ...
 
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        choose: Callable[[Sequence[Tenant]], Tenant],
+        seconds: int | None = None,
+    ) -> tuple[str, int]:
+        """(token, seconds it is good for) of a user for the one of their tenants that `choose`
+        takes; what that raises is passed on. `seconds` may only shorten its life. Raises
+        Unauthorized.
+        """
+        ...
+
     def refresh(self, refresh_token: str) -> tuple[str, str]:
         """A new pair for a refresh token. Raises Unauthorized."""
         ...
 
     def user(self, username: str) -> User | None:
         """The user."""
+        ...
+
+    def users(self, tenant: str) -> Sequence[User]:
+        """Who may enter the tenant, by name."""
+        ...
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, by id."""
         ...
 
     def control(self, caller: Principal) -> Any:
@@ -374,6 +455,7 @@ class Dialect:
     pushes: Sequence[Push] = ()
     publishes: Sequence[Publish] = ()
     reads: Sequence[Read] = ()
+    follows: Sequence[Follow] = ()
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
     refused: Refusal | None = None

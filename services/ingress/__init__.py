@@ -42,7 +42,7 @@ class IngressService:
         await until(desk.following.is_set, seconds=30)
         intaker = Intaker(log=log, view=view, desk=desk, clock=clock, settings=settings)
         turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
-        actions = DoorActions(runtime.auth, runtime.control)
+        actions = DoorActions(runtime.auth, runtime.control, view, clock)
         doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
         mqtt = MqttListener(
             log=log,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from schemas.blocks import Block
@@ -41,6 +41,9 @@ _BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 _logger = logging.getLogger(__name__)
 
+Passed = Callable[[int, Logged], None]
+"""Told of a lane's record of `samples.accepted` that the view has taken."""
+
 
 class _Gap(Exception):
     """Records are gone that were never read: what is in memory may be wrong, start anew."""
@@ -64,6 +67,13 @@ class LiveView:
         self._failures = 0
         self._warm = False
         self._ready = False
+        self._passed: list[Passed] = []
+
+    def on_record(self, passed: Passed) -> None:
+        """Have `passed` called after each record; it must be quick and must not raise. After a gap
+        the view goes on elsewhere, before or behind what it has read.
+        """
+        self._passed.append(passed)
 
     def ready(self) -> bool:
         """Whether everything has been read that was on the log when the view started."""
@@ -208,6 +218,8 @@ class LiveView:
         if logged.offset > expected:
             raise _Gap(f"lane {lane} goes on at {logged.offset} instead of {expected}")
         self._offsets[lane] = logged.offset + 1
+        for passed in self._passed:
+            passed(lane, logged)
         envelope = logged.envelope
         block = getattr(envelope, "record", None)
         if isinstance(envelope, Envelope) and isinstance(block, Tick):

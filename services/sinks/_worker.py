@@ -205,7 +205,7 @@ class SinkWorker:
             for item in placed:
                 self._limit(item.lane).good(item.rows)
             SINK_ROWS.labels(self._sink.name).inc(sum(item.rows for item in placed))
-        elif len(placed) == 1 and placed[0].rows == 1:
+        elif len(placed) == 1 and placed[0].rows <= 1:
             self._set_aside(placed[0], why)
         else:
             halves = placed if len(placed) > 1 else placed[0].halves()

@@ -15,8 +15,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,20 +145,10 @@ def _victoria_metrics(folder: Path) -> str:
     """Unpack the Debian package there; its name and version, "" where it is not to be had."""
     if shutil.which("apt-get") is None:
         return ""
-    with _within(folder):
+    with contextlib.chdir(folder):
         argv = ["apt-get", "download", PACKAGE]
         if subprocess.run(argv, capture_output=True, check=False).returncode:
             return ""
         package = next(Path().glob(f"{PACKAGE}_*.deb"))
         subprocess.run(["dpkg", "-x", str(package), "."], capture_output=True, check=True)
     return f"VictoriaMetrics {package.name.split('_')[1].partition('+')[0]}"
-
-
-@contextmanager
-def _within(folder: Path) -> Iterator[None]:
-    with contextlib.chdir(folder):
-        yield
-
-
-if __name__ == "__main__":
-    main()

@@ -6,7 +6,7 @@ import base64
 import json
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -22,8 +22,8 @@ from schemas.envelope import Change
 from services.auth import LEEWAY_SECONDS, SECRET_FILE, Auth, installation_secret
 from services.catalogue import View, derive, digest, password_hash, pepper
 from services.clock import ManualClock
-from services.dialects import Actions, Principal
 from services.dialects import Auth as Way
+from services.dialects import Principal
 from services.errors import Forbidden, Unauthorized
 from services.settings import BadSetting, Settings
 from tests.support.catalogue import SECRET, a_view, put
@@ -113,7 +113,10 @@ def test_each_credential_gives_its_principal(world: World) -> None:
     assert auth.client(world.access_token()) == Principal(
         "acme", "gw", frozenset({"ingest", "read"})
     )
-    assert auth.user_principal(user_token) == Principal("beta", "anna", frozenset({"read"}))
+    token_id = claims_of(user_token)["jti"]
+    assert auth.user_principal(user_token) == Principal(
+        "beta", "anna", frozenset({"read"}), token=token_id
+    )
 
 
 def test_a_principal_lasts_as_long_as_its_key_and_its_secret(world: World) -> None:
@@ -420,12 +423,57 @@ def test_a_token_says_nothing_of_the_secret_it_was_given_for(world: World) -> No
 
 
 def test_log_in_gives_the_tenants_that_the_user_may_enter(world: World) -> None:
-    actions: Actions = world.auth
-
-    tenants = actions.memberships("anna", PASSWORD)
+    tenants = world.auth.memberships("anna", PASSWORD)
 
     assert [tenant.id for tenant in tenants] == ["acme", "beta"]
-    assert actions.user("anna") == world.anna
+    assert world.auth.user("anna") == world.anna
+
+
+def test_log_in_to_the_tenant_that_is_chosen_for_at_most_the_setting(world: World) -> None:
+    def choose(tenants: Sequence[Tenant]) -> Tenant:
+        asked.append([tenant.id for tenant in tenants])
+        return tenants[1]
+
+    asked: list[list[str]] = []
+    longest = SETTINGS.user_token_seconds
+    for wanted, given in ((None, longest), (longest + 1, longest), (7, 7)):
+        token, seconds, tenant = world.auth.log_in("anna", PASSWORD, choose, wanted)
+        claims = claims_of(token)
+        assert (seconds, claims["exp"] - claims["iat"], tenant.id) == (given, given, "beta")
+        assert world.auth.user_principal(token).tenant == "beta"
+    assert asked == [["acme", "beta"]] * 3
+
+    refused(lambda: world.auth.log_in("anna", "wrong", choose))
+    refused(lambda: world.auth.log_in("nobody", PASSWORD, choose))
+    world.put(replace(world.anna, tenants={"gone": ("read",)}))
+    refused(lambda: world.auth.log_in("anna", PASSWORD, choose))
+    assert len(asked) == 3, "who is not let in learns of no tenant"
+
+
+def test_a_token_that_was_ended_opens_nothing_and_the_others_do(world: World) -> None:
+    auth = world.auth
+    token, refresh_token = auth.user_tokens("anna", PASSWORD, "acme")
+    other, _ = auth.user_tokens("anna", PASSWORD, "acme")
+    ended = auth.user_principal(token).token
+    assert ended and ended != auth.user_principal(other).token
+
+    world.put(Revocation(Revocation.token_id(ended)))
+
+    refused(lambda: auth.user_principal(token))
+    refused(lambda: Auth(world.view, world.clock, SETTINGS, SECRET).user_principal(token))
+    auth.user_principal(other)
+    auth.user_principal(auth.refresh(refresh_token)[0])
+    for kind in ("revocation", "key"):
+        world.delete(kind, Revocation.token_id(ended))
+    refused(lambda: auth.user_principal(token))
+
+
+def test_a_token_of_a_user_without_an_id_could_not_be_ended_and_is_refused(world: World) -> None:
+    claims = claims_of(world.auth.user_tokens("anna", PASSWORD, "acme")[0])
+    world.auth.user_principal(signed(claims, purpose="user"))
+
+    del claims["jti"]
+    refused(lambda: world.auth.user_principal(signed(claims, purpose="user")))
 
 
 @pytest.mark.parametrize(

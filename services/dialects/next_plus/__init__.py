@@ -8,10 +8,20 @@ published of this part: error envelope, log in, the manner of the management end
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects.next_plus import (
+    entities,
+    login,
+    parameters,
+    servers,
+    tokens,
+    triggers,
+    users,
+)
 from services.dialects.next_plus._scan import warm
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER
+from services.dialects.next_plus.stream import STREAM
 
 DIALECT = Dialect(
     name="next_plus",
@@ -22,7 +32,24 @@ DIALECT = Dialect(
     ),
     pushes=(PUSH,),
     reads=(READ_PARAMETER,),
-    prefixes=("/api/ApiServers",),
+    follows=(STREAM,),
+    # The first path that fits is taken: those without a parameter stand before those with one.
+    calls=(
+        *login.CALLS,
+        *users.CALLS,
+        *tokens.CALLS,
+        *parameters.CALLS,
+        *entities.CALLS,
+        *triggers.CALLS,
+        *servers.CALLS,
+    ),
+    prefixes=(
+        "/api/ApiServers",
+        "/api/ProductionEntities",
+        "/api/Users",
+        "/api/users",
+        "/api/AccessTokens",
+    ),
     refused=refused,
     warm=warm,
 )

@@ -45,7 +45,7 @@ def declared(type_name: str, precision: int | None, keep_minutes: int) -> dict[s
 
 def type_of(point: Point) -> str:
     """The declared type of a parameter."""
-    return _NAMES.get(point.declared or Kind.STRING, "string")
+    return "string" if point.declared is None else _NAMES.get(point.declared, "string")
 
 
 def json_type(value: object) -> str:

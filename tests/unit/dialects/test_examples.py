@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -112,11 +113,17 @@ def walk_read(example: Example, door: Read, request: Any, lookup: ListedLookup) 
 def walk_call(example: Example, door: Call, request: Any, lookup: ListedLookup) -> None:
     inbound = example.inbound(request)
     tenants = [lookup.tenant(name) or Tenant(name) for name in request.get("tenants", ["acme"])]
+    actions = ListedActions(tenants, example.things(), inbound.received_ms)
     try:
-        reply = door.handle(inbound, lookup, ListedActions(tenants))
+        handled = door.handle(inbound, lookup, actions)
+        reply = handled if isinstance(handled, Reply) else asyncio.run(_awaited(handled))
     except PipelineError as error:
         reply = door.refused(error, inbound.received_ms)
     assert_reply(example, reply)
+
+
+async def _awaited(handled: Awaitable[Reply]) -> Reply:
+    return await handled
 
 
 _WALKS: dict[type[Any], Callable[..., None]] = {

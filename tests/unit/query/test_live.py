@@ -165,6 +165,26 @@ async def happen(chance: random.Random, accepted: Accepted, sink: Sink) -> None:
             await sink.mark(lane)
 
 
+def test_records_without_rows_are_followed_and_not_held(tmp_path: Path) -> None:
+    async def flow() -> None:
+        async with a_log(tmp_path) as log:
+            store = MemoryStore()
+            accepted = Accepted(log)
+            await log.append([(SAMPLES_ACCEPTED, 0, Envelope(Block(), received=0))])
+            async with running(LiveView(log, store, Settings(tail_rows_max=3))) as view:
+                await until(view.ready)
+                await accepted.append([(1, 1, 1), (1, 2, 2)])
+                for received in (2, 3):
+                    empty = Envelope(Block(), received=received)
+                    await log.append([(SAMPLES_ACCEPTED, 0, empty)])
+                await until(lambda: view.offsets.get(0) == 4)
+                assert view.tail_rows == 2
+                assert read(view, store) == accepted.range()
+                assert latest(view) == accepted.latest()
+
+    asyncio.run(flow())
+
+
 def some_rows(chance: random.Random) -> list[Row]:
     """A few rows at few places, so that they meet."""
     return [
