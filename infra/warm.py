@@ -17,13 +17,14 @@ def main() -> None:
     """Scan a push; judge samples in order, late and repeated ones, with a deadband."""
     _scan.warm()
     times = [*range(100), 50, 50]
-    samples = [Sample(1, ts_ms, Kind.DOUBLE, float(ts_ms)) for ts_ms in times]
+    samples = [Sample(1, ts_ms, Kind.DOUBLE, float(ts_ms // 2)) for ts_ms in times]
     block = Block.of_samples(samples, PointPolicy("warm", band=0.5, heartbeat_ms=10))
     for whole in (True, False):
         lane = Lane(whole=whole, rows_max=1)
         asked, _ = lane.questions(block)
-        judged = lane.judge(block, Position(0, 1)).stored(block)
-        lane.learn(judged, Position(0, 2), asked)
+        judgement = lane.judge(block, Position(0, 1))
+        lane.suppressed(block, judgement.verdicts)
+        lane.learn(judgement.stored(block), Position(0, 2), asked)
         lane.questions(block)
         lane.judge(block, Position(0, 3))
         lane.forget(3)

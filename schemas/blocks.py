@@ -30,6 +30,10 @@ BLOCK_ROWS_MAX = 4096
 """The row's index takes 12 bits of a sample's position."""
 BLOCK_BYTES_MAX = 256 * 1024
 """Estimated bytes above which nothing more joins a block."""
+NEVER_EXPIRES = 2**32 - 1
+"""In the store's column `expires`, UTC seconds: the row is kept for ever."""
+KEEP_MS_MAX = 1 << 53
+"""Longer than that column can hold from any time on."""
 
 _ROW_BYTES = 33
 _double, _long = Struct("<d"), Struct("<q")
@@ -161,6 +165,8 @@ class Block:
         self.quality += other.quality
         self.rule += other.rule
         self.version += other.version
+        if not self.policies:
+            self.policies = list(other.policies)
         if self.policies == other.policies:
             self.policy += other.policy
         else:
@@ -335,12 +341,11 @@ class Block:
             pc.invert(pc.is_in(kind, _TEXT_KIND_CODES)),
         )
         quality = _arrow(self.quality, pa.int32())
+        policy = _arrow(self.policy, pa.uint16())
         # Several policies may be of one tenant, and the engine refuses a dictionary that repeats.
         names = list(dict.fromkeys(policy.tenant for policy in self.policies))
         places = pa.array([names.index(policy.tenant) for policy in self.policies], pa.uint16())
-        tenants = pa.DictionaryArray.from_arrays(
-            places.take(_arrow(self.policy, pa.uint16())), pa.array(names, pa.string())
-        )
+        tenants = pa.DictionaryArray.from_arrays(places.take(policy), pa.array(names, pa.string()))
         return pa.table(
             {
                 "tenant": tenants,
@@ -356,8 +361,34 @@ class Block:
                 ),
                 "quality": pc.if_else(pc.equal(quality, NO_QUALITY), None, quality),
                 "version": _arrow(self.version, pa.uint64()),
+                "expires": self._expires(policy),
             }
         )
+
+    def counted(self) -> Any:
+        """Counted suppressed rows (`version` is the count) as a pyarrow.Table with the columns of
+        the store's table `suppressed`.
+        """
+        named = {"ts": "last_ts", "version": "count"}
+        table = self.stored().drop_columns(["expires"])
+        table = table.rename_columns([named.get(name, name) for name in table.column_names])
+        minutes = pc.divide(_arrow(self.ts_ms, pa.int64()), 60_000)
+        starts = pc.multiply(minutes, 60_000).view(pa.timestamp("ms", "UTC"))
+        return table.append_column("minute", starts)
+
+    def _expires(self, policy: Any) -> Any:
+        """The first second at which each row has expired: the one after the last in which it is
+        shown. What would outlive the column never expires.
+        """
+        never = pa.scalar(NEVER_EXPIRES, pa.int64())
+        kept = pa.array([min(each.keep_ms, KEEP_MS_MAX) for each in self.policies], pa.int64())
+        if not any(policy.keep_ms for policy in self.policies):
+            return pa.repeat(never.cast(pa.uint32()), len(self))
+        keep_ms = kept.take(policy)
+        last = pc.divide(pc.add(_arrow(self.ts_ms, pa.int64()), keep_ms), 1000)
+        # Of a time that cannot be stored nothing is asked but that the store gets to refuse it.
+        expires = pc.max_element_wise(pc.min_element_wise(pc.add(last, 1), never), 0)
+        return pc.if_else(pc.equal(keep_ms, 0), never, expires).cast(pa.uint32())
 
     @classmethod
     def from_stored(cls, data: bytes) -> Block:

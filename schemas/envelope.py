@@ -23,6 +23,7 @@ VERSION = 1
 """Of the records' format; a reader refuses a higher one."""
 
 ID_BYTES = 16
+_EMPTY_BYTES = 1_000
 _ENTRY = Struct("<16s16sHHqHHB")
 _RECEIPT = Struct("<16s16sHHQHB")
 _KIND, _VERSION, _ENTRIES = "kind", "v", "entries"
@@ -207,7 +208,8 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 class Envelope:
     """One record of the log. `key` chooses what compaction keeps; only compacted topics need one.
 
-    `received` is set on judged blocks: the highest offset of the judged lane that is in it.
+    `received` is set on judged blocks: up to this offset the lane's records are judged, and what is
+    stored of them is in this block and those before it; and on ticks behind them.
     """
 
     record: Record
@@ -225,7 +227,9 @@ class Envelope:
     def bytes_estimate(self) -> int:
         """About what the record takes on the log."""
         if isinstance(self.record, Block):
-            return self.record.bytes_estimate + _ENTRY.size * len(self.entries)
+            size = self.record.bytes_estimate + _ENTRY.size * len(self.entries)
+            # Rows are told of by their own; what has none must not be free where bytes are a bound.
+            return size or _EMPTY_BYTES
         if isinstance(self.record, Receipts):
             return sum(_RECEIPT.size + len(item.verdicts) for item in self.record.items)
         return 512 + (len(self.record.body) if isinstance(self.record, Letter) else 0)

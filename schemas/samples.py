@@ -32,7 +32,9 @@ class Conflict(IntEnum):
     LAST = 1
     """The last value wins; the later one replaces."""
     RENEW = 2
-    """What held the millisecond has expired: whatever it was, this value is the first."""
+    """What held the millisecond has expired: whatever it was, this value is the first, and counts
+    above what is still there of it.
+    """
 
 
 class Verdict(IntEnum):
@@ -46,7 +48,7 @@ class Verdict(IntEnum):
     OVERWRITE = 3
     """Same series and millisecond, another value, last wins: stored, replaces."""
     SUPPRESSED = 4
-    """Too small a change (deadband): dropped on purpose."""
+    """Too small a change, or none (deadband, `PointPolicy.on_change`): dropped on purpose."""
     REFUSED = 5
     """Not of the series' declared type: goes to the dead letters."""
 

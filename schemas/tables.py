@@ -13,12 +13,13 @@ from typing import Any
 
 from schemas.blocks import Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
-from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record
+from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
 from schemas.topics import (
     CALLS_AUDITED,
     CATALOGUE_CHANGED,
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
+    SAMPLES_SUPPRESSED,
     Topic,
 )
 
@@ -47,13 +48,22 @@ def _records(logged: Sequence[Logged]) -> Iterator[tuple[int, Record]]:
         yield item.offset, item.envelope.record
 
 
-def _samples(logged: Sequence[Logged]) -> Any:
-    tables = []
+def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
     for offset, record in _records(logged):
+        # The time, which an agent that reads the lane has said to itself.
+        if isinstance(record, Tick):
+            continue
         if not isinstance(record, Block) or len(record.version) != len(record):
             raise ValueError(f"offset {offset} holds no judged block")
-        tables.append(record.stored())
-    return concat(tables)
+        yield record
+
+
+def _samples(logged: Sequence[Logged]) -> Any:
+    return concat([Block().stored(), *(block.stored() for block in _blocks(logged))])
+
+
+def _suppressed(logged: Sequence[Logged]) -> Any:
+    return concat([Block().counted(), *(block.counted() for block in _blocks(logged))])
 
 
 _REFUSED = {
@@ -183,8 +193,9 @@ def _printable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 SAMPLES = Table("samples", SAMPLES_ACCEPTED, _samples, "ts")
+SUPPRESSED = Table("suppressed", SAMPLES_SUPPRESSED, _suppressed)
 REFUSED = Table("refused", RECORDS_REFUSED, _refused)
 POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
 DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
 AUDIT = Table("audit", CALLS_AUDITED, _audit)
-TABLES = (SAMPLES, REFUSED, POINTS, DEVICES, AUDIT)
+TABLES = (SAMPLES, SUPPRESSED, REFUSED, POINTS, DEVICES, AUDIT)

@@ -33,7 +33,8 @@ SAMPLES_RECEIVED = Topic(
     "samples.received", "blocks as the doors took them in; a lane has one judge"
 )
 SAMPLES_ACCEPTED = Topic(
-    "samples.accepted", "blocks of kept and overwriting samples, with versions"
+    "samples.accepted",
+    "blocks of kept and overwriting samples, with versions; of every judged record, if only empty",
 )
 SAMPLES_SUPPRESSED = Topic(
     "samples.suppressed",

@@ -174,7 +174,9 @@ class Auth:
         if not verified.id or self._view.revoked(verified.id):
             raise Unauthorized(_REFUSED)
         user, tenant = self._user_of(verified)
-        return Principal(tenant.id, user.id, frozenset(user.tenants[tenant.id]), token=verified.id)
+        ends_ms = (verified.exp + LEEWAY_SECONDS) * 1000
+        scopes = frozenset(user.tenants[tenant.id])
+        return Principal(tenant.id, user.id, scopes, expires_ms=ends_ms, token=verified.id)
 
     # -- log-in ------------------------------------------------------------------------------------
 

@@ -81,6 +81,8 @@ class Mounted:
     """Wraps the whole app: for doors that are answered before any framework."""
     fallback: Callable[[str, int], Reply | None] | None = None
     """The answer to a path that hit no door (404) or not by this method (405); None: not mine."""
+    hang_up: Callable[[], Awaitable[None]] | None = None
+    """Awaited before the listeners stop: ends what would last for ever on them."""
     drain: Callable[[], Any] | None = None
     """Awaited first when the process stops: take nothing in any more."""
 
@@ -256,6 +258,7 @@ async def serve(
         await stop.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS_MAX):
+                await asyncio.gather(*(face.hang_up() for face in mounted if face.hang_up))
                 for listener in listeners:
                     await listener.stop()
                 for face in mounted:

@@ -88,6 +88,10 @@ class PointIndex:
         """The point whose series this is, of any tenant."""
         return self._by_series.get(series)
 
+    def retained(self) -> list[Point]:
+        """The points whose values are not kept for ever."""
+        return [point for point in self._by_id.values() if point.keep_minutes]
+
     def get(self, point: str) -> Point | None:
         """The point with this id, of any tenant."""
         return self._by_id.get(point)

@@ -306,6 +306,10 @@ class View:
         """Key to point, for all points of the device, in the order of their creation."""
         return self._points.of(tenant, device)
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        return _own(tenant, self._points.of_series(series))
+
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
         point = self._points.of_series(series)
@@ -490,6 +494,14 @@ class View:
     def user(self, name: str) -> User | None:
         """The user with this name."""
         return self._get(User, name)
+
+    def point_of(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._points.of_series(series)
+
+    def retained(self) -> Sequence[Point]:
+        """The points whose values are not kept for ever."""
+        return self._points.retained()
 
     def thing(self, kind: str, thing: str) -> Thing | None:
         """Anything, by kind and id, also a point that stands back behind another."""

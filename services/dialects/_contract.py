@@ -19,7 +19,7 @@ from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Tr
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
-from schemas.samples import Kind, Verdict
+from schemas.samples import Kind, Value, Verdict
 from services.errors import PipelineError, Unavailable
 
 
@@ -91,6 +91,10 @@ class Lookup(Protocol):
 
     def api_server(self, tenant: str) -> Device:
         """The tenant's device for values that are pushed by key alone; there always is one."""
+        ...
+
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
         ...
 
     def kept_minutes(self, series: int) -> int:
@@ -338,6 +342,36 @@ class Read:
     docs: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which changes a reader wants: those of `device`, or only of the points whose `series` are
+    named; without them points that are still to come count too.
+
+    `since` is the id of the last change that the reader has ("": it begins now).
+    """
+
+    device: str
+    series: frozenset[int] | None = None
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A door that tells of changes as they come: a stream of server-sent events, or a WebSocket at
+    the same path. `event` makes one change, a point and (UTC ms, kind, value), a JSON text on one
+    line, once for all who follow.
+    """
+
+    paths: Sequence[str]
+    auth: Auth
+    parse: Callable[[Inbound, Lookup], Following]
+    event: Callable[[Point, int, int, Value], bytes]
+    refused: Refusal
+    scope: str = "read"
+    docs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "GET"
+
+
 class Actions(Protocol):
     """What `Call` doors can have done, by `services.catalogue.control` and `services.auth`. Raise
     Refused.
@@ -421,6 +455,7 @@ class Dialect:
     pushes: Sequence[Push] = ()
     publishes: Sequence[Publish] = ()
     reads: Sequence[Read] = ()
+    follows: Sequence[Follow] = ()
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
     refused: Refusal | None = None

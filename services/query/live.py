@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Logged, Mark
+from schemas.envelope import Envelope, Logged, Mark, Tick
 from schemas.points import lane_of
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
@@ -40,6 +40,9 @@ _COMMITTED_SECONDS = 2
 _BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 _logger = logging.getLogger(__name__)
+
+Passed = Callable[[int, Logged], None]
+"""Told of a lane's record of `samples.accepted` that the view has taken."""
 
 
 class _Gap(Exception):
@@ -64,6 +67,13 @@ class LiveView:
         self._failures = 0
         self._warm = False
         self._ready = False
+        self._passed: list[Passed] = []
+
+    def on_record(self, passed: Passed) -> None:
+        """Have `passed` called after each record; it must be quick and must not raise. After a gap
+        the view goes on elsewhere, before or behind what it has read.
+        """
+        self._passed.append(passed)
 
     def ready(self) -> bool:
         """Whether everything has been read that was on the log when the view started."""
@@ -208,8 +218,13 @@ class LiveView:
         if logged.offset > expected:
             raise _Gap(f"lane {lane} goes on at {logged.offset} instead of {expected}")
         self._offsets[lane] = logged.offset + 1
+        for passed in self._passed:
+            passed(lane, logged)
         envelope = logged.envelope
         block = getattr(envelope, "record", None)
+        if isinstance(envelope, Envelope) and isinstance(block, Tick):
+            self._fence.judged(lane, envelope.received)
+            return 0
         if not isinstance(envelope, Envelope) or not isinstance(block, Block):
             # The sink sets such a record aside; here it is only passed over.
             _logger.warning("live view: no block in lane %d at %d", lane, logged.offset)

@@ -109,6 +109,11 @@ class ListedLookup:
                 return thing
         return Device(f"api-server-of-{tenant}", tenant, "API server", API_SERVER)
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point with this series."""
+        points = (thing for thing in self._things.values() if isinstance(thing, Point))
+        return next((p for p in points if (p.tenant, p.series) == (tenant, series)), None)
+
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept."""
         points = (thing for thing in self._things.values() if isinstance(thing, Point))

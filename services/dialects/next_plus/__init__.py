@@ -21,6 +21,7 @@ from services.dialects.next_plus._scan import warm
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER
+from services.dialects.next_plus.stream import STREAM
 
 DIALECT = Dialect(
     name="next_plus",
@@ -31,6 +32,7 @@ DIALECT = Dialect(
     ),
     pushes=(PUSH,),
     reads=(READ_PARAMETER,),
+    follows=(STREAM,),
     # The first path that fits is taken: those without a parameter stand before those with one.
     calls=(
         *login.CALLS,

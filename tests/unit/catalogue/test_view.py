@@ -562,3 +562,14 @@ def test_what_belongs_to_another_tenant_does_not_exist() -> None:
     made = lookup.creation("beta", DEVICE, "k", T0)
     assert made is not None and made.body is not None
     assert (made.body["tenant"], made.id == point.id) == ("beta", False)
+
+
+def test_points_that_are_not_kept_for_ever_are_known_and_all_are_found_by_their_series() -> None:
+    kept = new_point("acme", "d1", "kept", keep_minutes=60)
+    for_ever = new_point("acme", "d1", "for ever")
+    view = a_view(kept, for_ever)
+    assert view.retained() == [kept]
+    assert [view.point_of(each.series) for each in (kept, for_ever)] == [kept, for_ever]
+    assert view.point_of(7) is None
+    put(view, replace(kept, keep_minutes=0))
+    assert view.retained() == []
