@@ -4,6 +4,7 @@ once, what a restart keeps, and parameters whose keys change.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_a_parameter_takes_its_values_along_to_its_new_key(plant: Plant, admin: 
     )
     assert (made["type"], made["precision"], made["niceName"]) == ("number", 1, "heat")
     one = f"{PARAMETERS}/{made['id']}"
-    at_ms = 1_700_000_000_000
+    at_ms = time.time_ns() // 1_000_000 - 60_000
 
     def push(key: str, value: Any, number: int) -> None:
         item = {"key": key, "value": value, "timestamp": at_ms + number}

@@ -113,9 +113,10 @@ def test_each_credential_gives_its_principal(world: World) -> None:
     assert auth.client(world.access_token()) == Principal(
         "acme", "gw", frozenset({"ingest", "read"})
     )
-    token_id = claims_of(user_token)["jti"]
+    claims = claims_of(user_token)
+    ends_ms = (claims["exp"] + LEEWAY_SECONDS) * 1000
     assert auth.user_principal(user_token) == Principal(
-        "beta", "anna", frozenset({"read"}), token=token_id
+        "beta", "anna", frozenset({"read"}), expires_ms=ends_ms, token=claims["jti"]
     )
 
 
