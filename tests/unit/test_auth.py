@@ -115,7 +115,11 @@ def test_each_credential_gives_its_principal(world: World) -> None:
     )
     token_id = claims_of(user_token)["jti"]
     assert auth.user_principal(user_token) == Principal(
-        "beta", "anna", frozenset({"read"}), token=token_id
+        "beta",
+        "anna",
+        frozenset({"read"}),
+        expires_ms=world.clock.now_ms() + (SETTINGS.user_token_seconds + LEEWAY_SECONDS) * 1000,
+        token=token_id,
     )
 
 
