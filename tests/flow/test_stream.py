@@ -1,5 +1,5 @@
-"""Changes over real sockets, everything in one process: each once and in the order of its parameter,
-through disconnects, a kill -9 and restart, and for nobody who may not have them.
+"""Changes over real sockets, everything in one process: each once and in the order of its
+parameter, through disconnects, a kill -9 and restart, and for nobody who may not have them.
 """
 
 from __future__ import annotations
@@ -271,9 +271,7 @@ def test_refusals_are_the_vendors(
 
 
 def test_a_revoked_token_ends_its_streams(plant: Plant) -> None:
-    key, secret = act(
-        plant, "add_key", tenant="demo", use="api", name="x", scopes=["view", "read"]
-    )
+    key, secret = act(plant, "add_key", tenant="demo", use="api", name="x", scopes=["view", "read"])
     reader = Listener(plant, access_token=secret).follow()
     with web_socket(plant, access_token=secret) as socket_:
         assert json.loads(socket_.recv(10))["event"] == "open"

@@ -113,7 +113,10 @@ def test_each_credential_gives_its_principal(world: World) -> None:
     assert auth.client(world.access_token()) == Principal(
         "acme", "gw", frozenset({"ingest", "read"})
     )
-    assert auth.user_principal(user_token) == Principal("beta", "anna", frozenset({"read"}))
+    ends_ms = (claims_of(user_token)["exp"] + LEEWAY_SECONDS) * 1000
+    assert auth.user_principal(user_token) == Principal(
+        "beta", "anna", frozenset({"read"}), expires_ms=ends_ms
+    )
 
 
 def test_a_principal_lasts_as_long_as_its_key_and_its_secret(world: World) -> None:

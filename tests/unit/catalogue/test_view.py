@@ -439,3 +439,11 @@ def test_what_belongs_to_another_tenant_does_not_exist() -> None:
     made = lookup.creation("beta", DEVICE, "k", T0)
     assert made is not None and made.body is not None
     assert (made.body["tenant"], made.id == point.id) == ("beta", False)
+
+
+def test_a_series_leads_to_its_point_for_its_own_tenant_only() -> None:
+    point = new_point("acme", "d1", "temperature")
+    view = a_view(point)
+    assert view.of_series("acme", point.series) == point
+    assert view.of_series("bolt", point.series) is None
+    assert view.of_series("acme", point.series + 1) is None
