@@ -137,13 +137,13 @@ class Settings:
     )
     stream_changes_max: int = _setting(
         10_000,
-        "Newest changes of a followed device that are held; a reader who is further behind is cut off.",
+        "Newest changes of a followed device that are held; who is further behind and takes nothing is cut off.",
         low=100,
         high=1_000_000,
     )
     stream_bytes_max: int = _setting(
         8 << 20,
-        "Bytes of memory that they may take; a reader who is further behind is cut off.",
+        "Bytes of memory that they may take; who is further behind and takes nothing is cut off.",
         low=64 << 10,
         high=1 << 30,
     )

@@ -104,6 +104,11 @@ class Lane:
         """How many remembered times the index has been given; 0 while all comes in order."""
         return int(self._memory.counts[kernels.INDEXED])
 
+    @property
+    def untold(self) -> int:
+        """How many series have suppressed samples of which no row has told."""
+        return int(self._memory.counts[kernels.UNTOLD])
+
     # -- the way of a record
 
     def questions(self, block: Block) -> tuple[list[int], list[tuple[int, int]]]:

@@ -61,6 +61,7 @@ class LiveView:
         self._tail = Tail(log.lanes, self._rows_max)
         self._fence = Fence(partial(log.spans, SAMPLES_RECEIVED))
         self._offsets: dict[int, int] = {}
+        self._stored: Mapping[int, int] = {}
         self._marks_offset = 0
         self._life = ""
         self._goal: Mapping[int, int] = {}
@@ -157,9 +158,9 @@ class LiveView:
         self._tail = Tail(self._log.lanes, self._rows_max)
         self._offsets = {lane: _first(committed.get(lane), span) for lane, span in spans.items()}
         self._goal = {lane: span.end for lane, span in spans.items()}
-        for lane, offset in committed.items():
-            if offset <= spans[lane].end:
-                self._tail.stored(lane, offset)
+        self._stored = {lane: at for lane, at in committed.items() if at <= spans[lane].end}
+        for lane, offset in self._stored.items():
+            self._tail.stored(lane, offset)
         self._warm = True
         self._check_goal()
 
@@ -215,7 +216,8 @@ class LiveView:
         expected = self._offsets[lane]
         if logged.offset < expected:
             return 0
-        if logged.offset > expected:
+        # What the store had when the view began may go at any time.
+        if logged.offset > max(expected, self._stored.get(lane, 0)):
             raise _Gap(f"lane {lane} goes on at {logged.offset} instead of {expected}")
         self._offsets[lane] = logged.offset + 1
         for passed in self._passed:

@@ -284,7 +284,7 @@ class Hub:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
-                text = gone.result()
+                text = "" if gone.exception() else gone.result()
                 reader.end(Ending("refused", NOT_TAKEN, text) if text else GONE)
             # What is under way goes first, so that the reason can follow it.
             await asyncio.wait({pump}, timeout=0 if reader.ending is GONE else _LAST_SECONDS)
@@ -292,6 +292,8 @@ class Hub:
                 pump.result()
             if pump.done() and reader.ending not in (None, GONE):
                 assert reader.ending is not None
+                # Granian's WebSocket does not close while somebody waits for a message.
+                gone.cancel()
                 with suppress(TimeoutError, RuntimeError):
                     async with asyncio.timeout(_LAST_SECONDS):
                         await wire.close(reader.ending.code, reader.ending.reason)

@@ -26,7 +26,7 @@ from typing import Any
 
 import uvloop
 
-from tests.bench.road import Act, Connection, quantiles, say
+from tests.bench.road import Connection, quantiles, say
 from tests.support.processes import ROOT
 
 READERS, PER_SECOND, SECONDS, PARAMETERS = 200, 100, 20.0, 50
@@ -34,12 +34,9 @@ _VALUE = re.compile(rb'"value":(\d+)')
 _TAIL_BYTES = 64
 
 
-def report(facts: dict[str, Any], act: Act) -> None:
+def report(facts: dict[str, Any]) -> None:
     """Measure a running system and print its lines."""
-    _, token = act(
-        "add_key",
-        {"tenant": "demo", "use": "api", "name": "bench stream", "scopes": ["ingest", "read"]},
-    )
+    token = facts["next_plus"]["editor_token"]
     asyncio.run(push(facts["http"], token, range(PARAMETERS), per_second=1_000, key="warm"))
     for name, share in (("server-sent events", 0.0), ("WebSockets", 1.0)):
         say(f"  {measured(facts['http'], token, name, share)}")

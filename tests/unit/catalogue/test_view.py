@@ -573,3 +573,11 @@ def test_points_that_are_not_kept_for_ever_are_known_and_all_are_found_by_their_
     assert view.point_of(7) is None
     put(view, replace(kept, keep_minutes=0))
     assert view.retained() == []
+
+
+def test_a_series_leads_to_its_point_for_its_own_tenant_only() -> None:
+    point = new_point("acme", "d1", "temperature")
+    view = a_view(point)
+    assert view.of_series("acme", point.series) == point
+    assert view.of_series("bolt", point.series) is None
+    assert view.of_series("acme", point.series + 1) is None

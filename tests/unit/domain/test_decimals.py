@@ -98,6 +98,16 @@ def test_at_the_border_of_a_band(base: float, band: float, ulps: int, above: boo
 
 @settings(max_examples=rounds(400), deadline=None)
 @hypothesis.seed(seed())
+@given(st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=2), st.integers(-1, 1))
+def test_at_the_border_with_17_digits_each(numbers: list[float], ulps: int) -> None:
+    """Here whole numbers of 16 digits and more would mislead."""
+    base, band = numbers
+    check(base, nudged(base + band, ulps), a_policy(band=band))
+    check(base, nudged(base + base * (band / 1e4), ulps), a_policy(band_percent=band / 100))
+
+
+@settings(max_examples=rounds(400), deadline=None)
+@hypothesis.seed(seed())
 @given(NUMBERS, WIDTHS, ULPS, st.booleans(), st.sampled_from([0.0, 0.1]))
 def test_at_the_border_of_a_percentage(
     base: float, percent: float, ulps: int, above: bool, band: float
@@ -159,6 +169,13 @@ def test_numbers_of_few_digits_never_go_back_to_the_specification(
 def test_examples(base: float, value: float, verdict: Verdict) -> None:
     assert oracle(base, value, a_policy(band=0.1)) == verdict
     check(base, value, a_policy(band=0.1))
+
+
+@pytest.mark.parametrize(("beside", "verdict"), [(-1, KEPT), (0, KEPT), (1, SUPPRESSED)])
+def test_a_percentage_of_a_whole_number_that_no_double_holds(beside: int, verdict: Verdict) -> None:
+    base, policy = 10**6 * 2**40 + beside, a_policy(band_percent=0.0001)
+    assert oracle(base, base + 2**40, policy) == verdict
+    check(base, base + 2**40, policy, Kind.LONG)
 
 
 def test_what_doubles_and_fifteen_digits_cannot_tell_goes_to_the_specification_alone() -> None:
