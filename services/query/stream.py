@@ -64,7 +64,7 @@ _IDLE_MS = 60_000
 _LAST_SECONDS = 5.0
 """For so long an ending stream may take to send what is under way, and its reason."""
 _HANG_UP_SECONDS = 3.0
-_CREDENTIALS = frozenset({"key", "user", "tenant", "device"})
+_CREDENTIALS = frozenset({"key", "user", "tenant", "device", "revocation"})
 """Kinds of configured things that decide whether a credential is good."""
 
 

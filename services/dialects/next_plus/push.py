@@ -39,7 +39,7 @@ from services.dialects.next_plus.values import (
     declared,
     json_type,
 )
-from services.errors import Malformed, PipelineError, TooLarge, Unknown
+from services.errors import Forbidden, Malformed, PipelineError, TooLarge, Unknown
 
 ITEMS_MAX = 1_000
 _SHOWN_BYTES_MAX = 512
@@ -94,6 +94,8 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     """The samples of a push. Raises Unknown (the API server is switched off), TooLarge, Invalid."""
     tenant = inbound.caller.tenant
     server = lookup.api_server(tenant)
+    if inbound.caller.device not in ("", server.id):
+        raise Forbidden("the credential is another device's")
     if server.disabled:
         raise Unknown("no active API server for this tenant")
     if scanned := scan(inbound.body, ITEMS_MAX):
