@@ -227,9 +227,7 @@ async def serve(
         _answer_strays(app, mounted)
         has_doors = any(face.routers for face in mounted)
         apart = not has_doors or settings.ops_port >= 0
-        for face in mounted:
-            for router in face.routers:
-                app.include_router(router)
+        app.include_router(_one_router(mounted))
         starting: dict[str, Check] = {"starting": lambda: "not all of it has started"}
         checks = ChainMap(starting, runtime.checks)
         listeners = []
@@ -277,6 +275,14 @@ async def _watch_view(following: asyncio.Task[None], drained: asyncio.Event) -> 
     if following.done():
         following.result()
         raise Broken("the catalogue is not followed any more")
+
+
+def _one_router(mounted: Sequence[Mounted]) -> APIRouter:
+    """The routes of all services: what is spelled out goes before what has parameters, whichever
+    service each is of.
+    """
+    routes = [route for face in mounted for router in face.routers for route in router.routes]
+    return APIRouter(routes=sorted(routes, key=lambda route: getattr(route, "path", "").count("{")))
 
 
 def _answer_strays(app: FastAPI, mounted: Sequence[Mounted]) -> None:

@@ -115,7 +115,7 @@ def readers(
     )
     try:
         assert child.stdout is not None
-        assert child.stdout.readline() == "following\n"
+        assert child.stdout.readline() == "following\n", "the readers could not follow"
         yield child
     finally:
         child.kill()
@@ -141,8 +141,11 @@ class Follower(asyncio.Protocol):
         """Note the numbers. Frames and chunks are not taken apart: what is cut in two is joined."""
         now, data = time.monotonic(), self._rest + data
         if not self.opened.done():
-            if b"open" in data or b"retry" in data:
+            if b" 200 " not in data[:16] and b" 101 " not in data[:16]:
+                self.opened.set_exception(ConnectionError(data.decode(errors="replace")))
+            elif b"open" in data or b"retry" in data:
                 self.opened.set_result(None)
+            self._rest = b"" if self.opened.done() else data
             return
         end = 0
         for found in _VALUE.finditer(data):

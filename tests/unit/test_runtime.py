@@ -159,6 +159,42 @@ def test_what_would_last_for_ever_is_ended_before_the_listeners_stop() -> None:
     asyncio.run(body())
 
 
+def test_a_path_that_is_spelled_out_goes_before_parameters_of_another_service() -> None:
+    class Named:
+        def __init__(self, path: str) -> None:
+            self.name, self._path = path, path
+
+        async def mount(self, _: Any, group: asyncio.TaskGroup, stop: asyncio.Event) -> Mounted:
+            router = APIRouter()
+            path = self._path
+
+            async def answer() -> str:
+                return path
+
+            router.add_api_route(path, answer)
+            return Mounted(routers=[router])
+
+    async def body() -> None:
+        stop, following = asyncio.Event(), asyncio.create_task(for_ever())
+        said: dict[str, bytes] = {}
+
+        async def ready(_: Any, where: str) -> None:
+            for path in ("/things/stream", "/things/7"):
+                url = f"{where}{path}"
+                said[path] = await asyncio.to_thread(
+                    lambda url=url: urllib.request.urlopen(url, timeout=10).read()  # type: ignore[misc]
+                )
+            stop.set()
+
+        services = [Named("/things/{thing}"), Named("/things/stream")]
+        async with asyncio.timeout(20):
+            await serve(a_runtime(following), services, ops=ops.ops_routes, ready=ready, stop=stop)
+        assert said == {"/things/stream": b'"/things/stream"', "/things/7": b'"/things/{thing}"'}
+        following.cancel()
+
+    asyncio.run(body())
+
+
 def test_a_process_whose_catalogue_is_not_followed_any_more_ends() -> None:
     async def fails() -> None:
         raise Broken("the log cannot be read")
