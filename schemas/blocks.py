@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct
@@ -23,13 +23,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.points import PointPolicy, lane_of
+from schemas.points import PointPolicy, Rule, lane_of
 from schemas.samples import NO_QUALITY, Conflict, Kind, Sample, Value
 
 BLOCK_ROWS_MAX = 4096
 """The row's index takes 12 bits of a sample's position."""
 BLOCK_BYTES_MAX = 256 * 1024
 """Estimated bytes above which nothing more joins a block."""
+NEVER_EXPIRES = 2**32 - 1
+"""In the store's column `expires`, UTC seconds: the row is kept for ever."""
+KEEP_MS_MAX = 1 << 53
+"""Longer than that column can hold from any time on."""
 
 _ROW_BYTES = 33
 _double, _long = Struct("<d"), Struct("<q")
@@ -161,6 +165,8 @@ class Block:
         self.quality += other.quality
         self.rule += other.rule
         self.version += other.version
+        if not self.policies:
+            self.policies = list(other.policies)
         if self.policies == other.policies:
             self.policy += other.policy
         else:
@@ -246,6 +252,8 @@ class Block:
 
     def by_lane(self, lanes: int) -> dict[int, Block]:
         """The rows of each lane, in order; the block itself where all belong to one."""
+        if self._of_one_device():
+            return {lane_of(self.series[0], lanes): self}
         lane_by_series = {series: lane_of(series, lanes) for series in set(self.series)}
         if len(set(lane_by_series.values())) == 1:
             return {next(iter(lane_by_series.values())): self}
@@ -253,6 +261,12 @@ class Block:
         for row, series in enumerate(self.series):
             rows.setdefault(lane_by_series[series], []).append(row)
         return {lane: self.take(members) for lane, members in rows.items()}
+
+    def _of_one_device(self) -> bool:
+        """Whether the two bytes of each id that choose the lane are the same in all rows."""
+        raw, size = self.series.tobytes(), len(self.series)
+        high, low = raw[7::8], raw[6::8]
+        return size > 0 and high.count(high[0]) == size and low.count(low[0]) == size
 
     def pieces(self, rows_max: int = BLOCK_ROWS_MAX) -> list[Block]:
         """The block cut into consecutive blocks that each fit into one record."""
@@ -327,12 +341,11 @@ class Block:
             pc.invert(pc.is_in(kind, _TEXT_KIND_CODES)),
         )
         quality = _arrow(self.quality, pa.int32())
+        policy = _arrow(self.policy, pa.uint16())
         # Several policies may be of one tenant, and the engine refuses a dictionary that repeats.
         names = list(dict.fromkeys(policy.tenant for policy in self.policies))
         places = pa.array([names.index(policy.tenant) for policy in self.policies], pa.uint16())
-        tenants = pa.DictionaryArray.from_arrays(
-            places.take(_arrow(self.policy, pa.uint16())), pa.array(names, pa.string())
-        )
+        tenants = pa.DictionaryArray.from_arrays(places.take(policy), pa.array(names, pa.string()))
         return pa.table(
             {
                 "tenant": tenants,
@@ -348,8 +361,34 @@ class Block:
                 ),
                 "quality": pc.if_else(pc.equal(quality, NO_QUALITY), None, quality),
                 "version": _arrow(self.version, pa.uint64()),
+                "expires": self._expires(policy),
             }
         )
+
+    def counted(self) -> Any:
+        """Counted suppressed rows (`version` is the count) as a pyarrow.Table with the columns of
+        the store's table `suppressed`.
+        """
+        named = {"ts": "last_ts", "version": "count"}
+        table = self.stored().drop_columns(["expires"])
+        table = table.rename_columns([named.get(name, name) for name in table.column_names])
+        minutes = pc.divide(_arrow(self.ts_ms, pa.int64()), 60_000)
+        starts = pc.multiply(minutes, 60_000).view(pa.timestamp("ms", "UTC"))
+        return table.append_column("minute", starts)
+
+    def _expires(self, policy: Any) -> Any:
+        """The first second at which each row has expired: the one after the last in which it is
+        shown. What would outlive the column never expires.
+        """
+        never = pa.scalar(NEVER_EXPIRES, pa.int64())
+        kept = pa.array([min(each.keep_ms, KEEP_MS_MAX) for each in self.policies], pa.int64())
+        if not any(policy.keep_ms for policy in self.policies):
+            return pa.repeat(never.cast(pa.uint32()), len(self))
+        keep_ms = kept.take(policy)
+        last = pc.divide(pc.add(_arrow(self.ts_ms, pa.int64()), keep_ms), 1000)
+        # Of a time that cannot be stored nothing is asked but that the store gets to refuse it.
+        expires = pc.max_element_wise(pc.min_element_wise(pc.add(last, 1), never), 0)
+        return pc.if_else(pc.equal(keep_ms, 0), never, expires).cast(pa.uint32())
 
     @classmethod
     def from_stored(cls, data: bytes) -> Block:
@@ -420,18 +459,45 @@ def _schema(policies: tuple[PointPolicy, ...], version: bool, text: bool) -> Any
         fields.append(pa.field("version", pa.uint64(), nullable=False))
     if text:
         fields.append(pa.field("text", pa.string()))
-    rows = [
-        [p.tenant, p.revision, p.kind, p.band, p.band_percent, p.heartbeat_ms] for p in policies
-    ]
+    rows = [_policy_row(policy) for policy in policies]
     return pa.schema(fields, metadata={"policies": json.dumps(rows)})
+
+
+def _policy_row(p: PointPolicy) -> list[Any]:
+    """A policy as JSON values; what most leave at its default comes last and is left out."""
+    row = [p.tenant, p.revision, p.kind, p.band, p.band_percent, p.heartbeat_ms]
+    if p.on_change or p.keep_ms or p.rules:
+        row += [p.on_change, p.keep_ms, [astuple(rule) for rule in p.rules]]
+    return row
+
+
+def _policy(
+    tenant: str,
+    revision: int,
+    kind: int | None,
+    band: float,
+    band_percent: float,
+    heartbeat_ms: int,
+    on_change: bool = False,
+    keep_ms: int = 0,
+    rules: Sequence[Sequence[Any]] = (),
+) -> PointPolicy:
+    return PointPolicy(
+        tenant,
+        revision,
+        None if kind is None else Kind(kind),
+        band,
+        band_percent,
+        heartbeat_ms,
+        on_change,
+        keep_ms,
+        tuple(Rule(*rule) for rule in rules),
+    )
 
 
 @lru_cache(maxsize=1024)
 def _policy_rows(metadata: bytes) -> tuple[PointPolicy, ...]:
-    return tuple(
-        PointPolicy(tenant, revision, None if kind is None else Kind(kind), band, percent, beat)
-        for tenant, revision, kind, band, percent, beat in json.loads(metadata)
-    )
+    return tuple(_policy(*row) for row in json.loads(metadata))
 
 
 def _policies(metadata: bytes) -> list[PointPolicy]:

@@ -1,17 +1,39 @@
-"""What is configured: tenants, users, keys, devices, points. Each is the body of a `Change` on
-`catalogue.changed`.
+"""What is configured: tenants, users, keys, devices, points, equipment and what ties them together.
+Each is the body of a `Change` on `catalogue.changed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
-from schemas.samples import Kind
+from schemas.samples import Kind, Value
 
-INGEST, READ, ADMIN = "ingest", "read", "admin"
-SCOPES = (INGEST, READ, ADMIN)
+VIEW, READ, INGEST, CONFIGURE, ADMIN = "view", "read", "ingest", "configure", "admin"
+SCOPES = (VIEW, READ, INGEST, CONFIGURE, ADMIN)
+"""What a credential may do: be in the tenant, read values, send values, declare points and
+triggers, manage users and tokens.
+"""
+ROLES: Mapping[str, tuple[str, ...]] = {
+    "viewer": SCOPES[:1],
+    "operator": SCOPES[:2],
+    "editor": SCOPES[:4],
+    "admin": SCOPES,
+}
+"""Each role may do what the ones before it may."""
+
+
+def role_of(scopes: Iterable[str]) -> str | None:
+    """The role that gives just these rights; None where none does. To be in the tenant is part of
+    every role and need not be named.
+    """
+    rights = {*scopes, VIEW}
+    return next((role for role, given in ROLES.items() if rights == set(given)), None)
+
+
+API_SERVER = "api_server"
+"""Type of the one device of every tenant to which values are pushed by key alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +136,15 @@ class Key(Thing):
 @dataclass(frozen=True, slots=True)
 class Revocation(Thing):
     """The end of the key with this id, for good: a record of its own, so that no edit of the key
-    can undo it.
+    can undo it. `token_id` names the one that ends a single token of a user.
     """
 
     KIND: ClassVar[str] = "revocation"
+
+    @staticmethod
+    def token_id(token: str) -> str:
+        """The id for a token; no key's id has a colon."""
+        return f"token:{token}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +179,7 @@ class Device(Thing):
     name: str = ""
     type: str = "default"
     created_ms: int = 0
+    disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +196,10 @@ class Point(Thing):
     tenant: str = ""
     device: str = ""
     key: str = ""
+    origin: str = ""
+    """The key of which the series was made, where that is another one: keys may change."""
     series: int = 0
-    """The 64-bit id of (tenant, device, key), made in `services.catalogue.view`."""
+    """The 64-bit id of (tenant, device, origin or key), made in `services.catalogue.view`."""
     name: str = ""
     kind: int | None = None
     locked: bool = False
@@ -178,6 +208,10 @@ class Point(Thing):
     band: float = 0.0
     band_percent: float = 0.0
     heartbeat_ms: int = 0
+    on_change: bool = False
+    """Whether a value that equals the last one counts for nothing."""
+    keep_minutes: int = 0
+    """For how long values are kept; 0: for ever."""
     ingestable: bool = True
     created_ms: int = 0
 
@@ -195,6 +229,55 @@ class Point(Thing):
         return members
 
 
+@dataclass(frozen=True, slots=True)
+class Equipment(Thing):
+    """A work unit in the sense of ISA-95: a machine, a cell, a line. `id` is a UUID."""
+
+    KIND: ClassVar[str] = "equipment"
+
+    tenant: str = ""
+    name: str = ""
+    created_ms: int = 0
+
+
+ROLES_OF_A_BINDING = ("value", "state", "counter")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding(Thing):
+    """The point `point` feeds `equipment` as `role`; a point may feed several."""
+
+    KIND: ClassVar[str] = "binding"
+
+    tenant: str = ""
+    point: str = ""
+    equipment: str = ""
+    role: str = "value"
+    created_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger(Thing):
+    """A `schemas.points.Rule` on a point, and the webhook (`url`) that is called when it begins to
+    hold.
+    """
+
+    KIND: ClassVar[str] = "trigger"
+
+    tenant: str = ""
+    point: str = ""
+    name: str = ""
+    when: str = ">"
+    bound: Value | None = None
+    hysteresis: float = 0.0
+    delay_ms: int = 0
+    on_clear: bool = False
+    url: str = ""
+    disabled: bool = False
+    created_ms: int = 0
+
+
 THINGS: dict[str, type[Thing]] = {
-    cls.KIND: cls for cls in (Tenant, Key, Revocation, User, Device, Point)
+    cls.KIND: cls
+    for cls in (Tenant, Key, Revocation, User, Device, Point, Equipment, Binding, Trigger)
 }

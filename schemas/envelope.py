@@ -17,12 +17,13 @@ from struct import error as StructError
 from typing import Any, NamedTuple
 
 from schemas.blocks import Block
-from schemas.samples import Verdict
+from schemas.samples import Value, Verdict
 
 VERSION = 1
 """Of the records' format; a reader refuses a higher one."""
 
 ID_BYTES = 16
+_EMPTY_BYTES = 1_000
 _ENTRY = Struct("<16s16sHHqHHB")
 _RECEIPT = Struct("<16s16sHHQHB")
 _KIND, _VERSION, _ENTRIES = "kind", "v", "entries"
@@ -150,7 +151,46 @@ class Tick:
     key: str = ""
 
 
-Record = Block | Receipts | Letter | Change | Mark | Tick
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A rule's condition began (`raised`) or ended at `ts_ms` (sample time) with `value`.
+
+    `id` is the effect's: made of topic, position and rule, the same however often the cause is
+    read. `at_ms` is the moment at which it was found, where a tick found it, else the sample's.
+    """
+
+    id: str
+    tenant: str
+    rule: str
+    series: int
+    raised: bool
+    ts_ms: int
+    at_ms: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """One control call: who (`subject`, by which way `via`) had `action` done to what (`target`),
+    with which arguments (secrets left out), and what became of it: "done", "refused", "unknown".
+
+    What changes something has two records with the same `call` and `at_ms`: before it is done the
+    outcome is unknown, so that it stays so where nobody could tell the end.
+    """
+
+    call: str
+    at_ms: int
+    tenant: str
+    subject: str
+    via: str
+    action: str
+    target: str
+    arguments: Mapping[str, Any]
+    outcome: str
+    detail: str = ""
+
+
+Record = Block | Receipts | Letter | Change | Mark | Tick | Alert | Audit
 _KINDS: dict[str, type[Any]] = {
     "block": Block,
     "receipts": Receipts,
@@ -158,6 +198,8 @@ _KINDS: dict[str, type[Any]] = {
     "change": Change,
     "mark": Mark,
     "tick": Tick,
+    "alert": Alert,
+    "audit": Audit,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -166,7 +208,8 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 class Envelope:
     """One record of the log. `key` chooses what compaction keeps; only compacted topics need one.
 
-    `received` is set on judged blocks: the highest offset of the judged lane that is in it.
+    `received` is set on judged blocks: up to this offset the lane's records are judged, and what is
+    stored of them is in this block and those before it; and on ticks behind them.
     """
 
     record: Record
@@ -184,7 +227,9 @@ class Envelope:
     def bytes_estimate(self) -> int:
         """About what the record takes on the log."""
         if isinstance(self.record, Block):
-            return self.record.bytes_estimate + _ENTRY.size * len(self.entries)
+            size = self.record.bytes_estimate + _ENTRY.size * len(self.entries)
+            # Rows are told of by their own; what has none must not be free where bytes are a bound.
+            return size or _EMPTY_BYTES
         if isinstance(self.record, Receipts):
             return sum(_RECEIPT.size + len(item.verdicts) for item in self.record.items)
         return 512 + (len(self.record.body) if isinstance(self.record, Letter) else 0)
@@ -310,7 +355,7 @@ def _unpack_receipts(data: bytes) -> tuple[Receipt, ...]:
     return tuple(items)
 
 
-def _plain(record: Letter | Change | Mark | Tick) -> dict[str, Any]:
+def _plain(record: Letter | Change | Mark | Tick | Alert | Audit) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in record.__dataclass_fields__}
     if isinstance(record, Letter):
         plain["body"] = base64.b64encode(record.body[: Letter.BODY_BYTES_MAX]).decode()

@@ -31,6 +31,10 @@ class Conflict(IntEnum):
     """The first value wins; the later one is dropped."""
     LAST = 1
     """The last value wins; the later one replaces."""
+    RENEW = 2
+    """What held the millisecond has expired: whatever it was, this value is the first, and counts
+    above what is still there of it.
+    """
 
 
 class Verdict(IntEnum):
@@ -44,7 +48,7 @@ class Verdict(IntEnum):
     OVERWRITE = 3
     """Same series and millisecond, another value, last wins: stored, replaces."""
     SUPPRESSED = 4
-    """Too small a change (deadband): dropped on purpose."""
+    """Too small a change, or none (deadband, `PointPolicy.on_change`): dropped on purpose."""
     REFUSED = 5
     """Not of the series' declared type: goes to the dead letters."""
 

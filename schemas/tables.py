@@ -6,14 +6,22 @@ replaces by key and version, so that the same record written twice is one row.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.blocks import Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
-from schemas.envelope import Change, Envelope, Letter, Logged, Record
-from schemas.topics import CATALOGUE_CHANGED, RECORDS_REFUSED, SAMPLES_ACCEPTED, Topic
+from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
+from schemas.topics import (
+    CALLS_AUDITED,
+    CATALOGUE_CHANGED,
+    RECORDS_REFUSED,
+    SAMPLES_ACCEPTED,
+    SAMPLES_SUPPRESSED,
+    Topic,
+)
 
 MIDDLE = 1 << 63
 """Versions below it are of first-wins rows, where the earlier one is higher; from it on, of
@@ -40,13 +48,22 @@ def _records(logged: Sequence[Logged]) -> Iterator[tuple[int, Record]]:
         yield item.offset, item.envelope.record
 
 
-def _samples(logged: Sequence[Logged]) -> Any:
-    tables = []
+def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
     for offset, record in _records(logged):
+        # The time, which an agent that reads the lane has said to itself.
+        if isinstance(record, Tick):
+            continue
         if not isinstance(record, Block) or len(record.version) != len(record):
             raise ValueError(f"offset {offset} holds no judged block")
-        tables.append(record.stored())
-    return concat(tables)
+        yield record
+
+
+def _samples(logged: Sequence[Logged]) -> Any:
+    return concat([Block().stored(), *(block.stored() for block in _blocks(logged))])
+
+
+def _suppressed(logged: Sequence[Logged]) -> Any:
+    return concat([Block().counted(), *(block.counted() for block in _blocks(logged))])
 
 
 _REFUSED = {
@@ -74,6 +91,33 @@ def _refused(logged: Sequence[Logged]) -> Any:
         body = letter.body.decode("utf-8", "backslashreplace")
         rows.append(row | {"at": letter.ts_ms, "body": body, "letter": offset})
     return arrow_rows(_REFUSED, [_printable(row) for row in rows])
+
+
+_AUDIT = {
+    "at": "ms",
+    "tenant": "string",
+    "subject": "string",
+    "via": "string",
+    "action": "string",
+    "target": "string",
+    "arguments": "string",
+    "outcome": "string",
+    "detail": "string",
+    "call": "string",
+    "version": "uint64",
+}
+
+
+def _audit(logged: Sequence[Logged]) -> Any:
+    rows = []
+    for offset, call in _records(logged):
+        if not isinstance(call, Audit):
+            raise TypeError(f"offset {offset} holds no audited call")
+        row = {name: getattr(call, name) for name in _AUDIT if hasattr(call, name)}
+        arguments = json.dumps(call.arguments, ensure_ascii=False)
+        row |= {"at": call.at_ms, "arguments": arguments, "version": offset}
+        rows.append(_printable(row))
+    return arrow_rows(_AUDIT, rows)
 
 
 _POINTS = {
@@ -149,7 +193,9 @@ def _printable(row: dict[str, Any]) -> dict[str, Any]:
 
 
 SAMPLES = Table("samples", SAMPLES_ACCEPTED, _samples, "ts")
+SUPPRESSED = Table("suppressed", SAMPLES_SUPPRESSED, _suppressed)
 REFUSED = Table("refused", RECORDS_REFUSED, _refused)
 POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
 DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
-TABLES = (SAMPLES, REFUSED, POINTS, DEVICES)
+AUDIT = Table("audit", CALLS_AUDITED, _audit)
+TABLES = (SAMPLES, SUPPRESSED, REFUSED, POINTS, DEVICES, AUDIT)

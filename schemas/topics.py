@@ -33,7 +33,16 @@ SAMPLES_RECEIVED = Topic(
     "samples.received", "blocks as the doors took them in; a lane has one judge"
 )
 SAMPLES_ACCEPTED = Topic(
-    "samples.accepted", "blocks of kept and overwriting samples, with versions"
+    "samples.accepted",
+    "blocks of kept and overwriting samples, with versions; of every judged record, if only empty",
+)
+SAMPLES_SUPPRESSED = Topic(
+    "samples.suppressed",
+    "of a series and minute: how many changes were too small, and the last one",
+)
+ALERTS_RAISED = Topic("alerts.raised", "what a rule's webhook is to be told", lanes=1)
+CALLS_AUDITED = Topic(
+    "calls.audited", "control calls: who had what done", lanes=1, retention_ms=365 * DAY_MS
 )
 RECEIPTS_ISSUED = Topic(
     "receipts.issued", "verdicts, for the door process that waits", retention_ms=DAY_MS
@@ -48,6 +57,9 @@ CHECKPOINTS = Topic("checkpoints", "the agents' lane states with their positions
 TOPICS = (
     SAMPLES_RECEIVED,
     SAMPLES_ACCEPTED,
+    SAMPLES_SUPPRESSED,
+    ALERTS_RAISED,
+    CALLS_AUDITED,
     RECEIPTS_ISSUED,
     RECORDS_REFUSED,
     CATALOGUE_CHANGED,

@@ -3,7 +3,8 @@
 Between the doors and the catalogue's view. A key that was revoked, rotated out or has expired, a
 user who was disabled, opens nothing from the moment the view knows, and neither do the tokens that
 were given out for them: a token names the secret it was given for, and both are looked up each
-time. Unknown, expired and revoked are answered alike.
+time; so is whether a user ended the token itself (log out). Unknown, expired and revoked are
+answered alike.
 
 Tokens are JWTs (RFC 7519, RFC 8725): HS256 only, a key for each purpose, iss, aud, typ, iat and exp
 checked.
@@ -14,13 +15,14 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
+from uuid import uuid4
 
 import jwt
 
@@ -47,6 +49,8 @@ _LOGINS_MAX = 2
 _LOGIN_WAIT_SECONDS = 5
 _REFUSED = "the credential is not valid"
 
+Choose = Callable[[Sequence[Tenant]], Tenant]
+
 
 @dataclass(frozen=True, slots=True)
 class _Purpose:
@@ -71,20 +75,21 @@ for _way in set(Way) - {Way.NONE}:
 @dataclass(frozen=True, slots=True)
 class _Verified:
     """What a token says, its signature checked. `secret` is the mark of the secret or password that
-    it was given for.
+    it was given for; `id` is there in the tokens of users, which can be ended one by one.
     """
 
     subject: str
     secret: str
     tenant: str
     exp: int
+    id: str
 
 
 class Auth:
-    """Implements `services.dialects.Actions` too. All in memory.
+    """What doors may ask of it: who speaks, and tokens. All in memory.
 
-    `memberships` and `user_tokens` check a password, which takes about 50 ms of CPU: they are
-    called in a worker thread. Any method may be called from any thread.
+    `memberships`, `user_tokens` and `log_in` check a password, which takes about 50 ms of CPU: they
+    are called in a worker thread. Any method may be called from any thread.
     """
 
     def __init__(self, view: View, clock: Clock, settings: Settings, secret: bytes) -> None:
@@ -102,7 +107,13 @@ class Auth:
     # -- principals --------------------------------------------------------------------------------
 
     def principal_of(
-        self, auth: Way, headers: Mapping[str, str], path: Mapping[str, str], *, scope: str
+        self,
+        auth: Way,
+        headers: Mapping[str, str],
+        path: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        scope: str,
     ) -> Principal | None:
         """Who sent a request; None where the door asks for nobody. `headers` have lower-case names.
 
@@ -115,6 +126,8 @@ class Auth:
                 principal = self.device(path.get("token", ""))
             elif auth is Way.BEARER:
                 principal = self.machine(_bearer(headers.get("authorization", "")))
+            elif auth is Way.ACCESS_TOKEN:
+                principal = self.anyone(_access_token(headers, query))
             else:
                 # The vendor's own name goes first; generic clients can only send the standard one.
                 header = headers.get("x-authorization") or headers.get("authorization", "")
@@ -137,6 +150,11 @@ class Auth:
         """The machine client with this access token or API key. Raises Unauthorized."""
         return self.client(credential) if credential.count(".") == 2 else self.api(credential)
 
+    def anyone(self, credential: str) -> Principal:
+        """The user with this token, or who has this API key. Raises Unauthorized."""
+        by_token = credential.count(".") == 2
+        return self.user_principal(credential) if by_token else self.api(credential)
+
     def api(self, secret: str) -> Principal:
         """Who has this API key. Raises Unauthorized."""
         return self._holder(secret, "api")
@@ -152,10 +170,15 @@ class Auth:
 
     def user_principal(self, token: str) -> Principal:
         """The user, in the tenant that the token is for. Raises Unauthorized."""
-        user, tenant = self._user_of(self._verify(_USER, token))
-        return Principal(tenant.id, user.id, frozenset(user.tenants[tenant.id]))
+        verified = self._verify(_USER, token)
+        if not verified.id or self._view.revoked(verified.id):
+            raise Unauthorized(_REFUSED)
+        user, tenant = self._user_of(verified)
+        ends_ms = (verified.exp + LEEWAY_SECONDS) * 1000
+        scopes = frozenset(user.tenants[tenant.id])
+        return Principal(tenant.id, user.id, scopes, expires_ms=ends_ms, token=verified.id)
 
-    # -- Actions -----------------------------------------------------------------------------------
+    # -- log-in ------------------------------------------------------------------------------------
 
     def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
         """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
@@ -171,9 +194,7 @@ class Auth:
         """The tenants a user may enter. Raises Unauthorized, and Unavailable where too many log in
         at once. Takes CPU.
         """
-        user = self._log_in(username, password)
-        tenants = [self._view.tenant(tenant) for tenant in user.tenants]
-        return [tenant for tenant in tenants if tenant is not None]
+        return self._entered(self._log_in(username, password))
 
     def user_tokens(self, username: str, password: str, tenant: str) -> tuple[str, str]:
         """(token, refresh token) of a user for a tenant (its short name). Raises Unauthorized, and
@@ -184,6 +205,22 @@ class Auth:
         if entered is None or tenant not in user.tenants:
             raise Unauthorized(_REFUSED)
         return self._pair(user, entered)
+
+    def log_in(
+        self, username: str, password: str, choose: Choose, seconds: int | None = None
+    ) -> tuple[str, int, Tenant]:
+        """(token, seconds it is good for, tenant) of a user for the one of their tenants that
+        `choose` takes; what that raises is passed on. `seconds` may only shorten its life. Raises
+        Unauthorized, and Unavailable where too many log in at once. Takes CPU.
+        """
+        user = self._log_in(username, password)
+        tenants = self._entered(user)
+        if not tenants:
+            raise Unauthorized(_REFUSED)
+        tenant = choose(tenants)
+        longest = self._settings.user_token_seconds
+        life = longest if seconds is None else min(seconds, longest)
+        return self._user_token(user, tenant, life), life, tenant
 
     def refresh(self, refresh_token: str) -> tuple[str, str]:
         """A new pair for a refresh token. Raises Unauthorized."""
@@ -255,9 +292,26 @@ class Auth:
         claims = {"sub": key.id, "secret": self._mark_of(hashed)}
         return self._sign(_CLIENT, claims, seconds), seconds
 
+    def _entered(self, user: User) -> list[Tenant]:
+        """The tenants that a user may enter."""
+        tenants = [self._view.tenant(tenant) for tenant in user.tenants]
+        return [tenant for tenant in tenants if tenant is not None]
+
     def _pair(self, user: User, tenant: Tenant) -> tuple[str, str]:
-        """Token and refresh token, with the claims of ThingsBoard's."""
-        named = {"sub": user.id, "secret": self._mark_of(user.password), "tenant": tenant.id}
+        """Token and refresh token."""
+        claims = self._named(user, tenant) | {"scopes": ["REFRESH_TOKEN"]}
+        settings = self._settings
+        return (
+            self._user_token(user, tenant, settings.user_token_seconds),
+            self._sign(_REFRESH, claims, settings.user_refresh_seconds),
+        )
+
+    def _named(self, user: User, tenant: Tenant) -> dict[str, Any]:
+        """Whom a token is for."""
+        return {"sub": user.id, "secret": self._mark_of(user.password), "tenant": tenant.id}
+
+    def _user_token(self, user: User, tenant: Tenant, seconds: int) -> str:
+        """A token of a user for a tenant, with the claims of ThingsBoard's."""
         admin = ADMIN in user.tenants[tenant.id]
         shown = {
             "scopes": ["TENANT_ADMIN" if admin else "CUSTOMER_USER"],
@@ -267,13 +321,8 @@ class Auth:
             "enabled": True,
             "isPublic": False,
         }
-        settings = self._settings
-        return (
-            self._sign(_USER, named | shown, settings.user_token_seconds),
-            self._sign(
-                _REFRESH, named | {"scopes": ["REFRESH_TOKEN"]}, settings.user_refresh_seconds
-            ),
-        )
+        named = self._named(user, tenant) | {"jti": uuid4().hex}
+        return self._sign(_USER, named | shown, seconds)
 
     def _sign(self, purpose: _Purpose, claims: dict[str, Any], seconds: int) -> str:
         now_s = self._clock.now_ms() // 1000
@@ -323,7 +372,8 @@ class Auth:
         latest_s = self._clock.now_ms() // 1000 + LEEWAY_SECONDS
         if decoded["header"].get("typ") != purpose.typ or claims["iat"] > latest_s:
             raise Unauthorized(_REFUSED)
-        return _Verified(claims["sub"], claims["secret"], claims.get("tenant", ""), claims["exp"])
+        names = (claims.get("tenant", ""), claims["exp"], claims.get("jti", ""))
+        return _Verified(claims["sub"], claims["secret"], *names)
 
     def _user_of(self, token: _Verified) -> tuple[User, Tenant]:
         """The user and the tenant of a token, as they are now."""
@@ -351,6 +401,17 @@ def _bearer(header: str) -> str:
     if scheme.lower() != "bearer" or not credential:
         raise Unauthorized(_REFUSED)
     return credential.strip()
+
+
+def _access_token(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
+    """The first credential that is there. Raises Unauthorized ("none") where there is none."""
+    header = headers.get("authorization", "")
+    scheme, _, rest = header.partition(" ")
+    bare = rest.strip() if scheme.lower() == "bearer" else header
+    found = query.get("access_token") or bare or headers.get("x-access-token", "")
+    if not found:
+        raise Unauthorized("a credential is needed", code="none")
+    return found
 
 
 def installation_secret(settings: Settings) -> bytes:

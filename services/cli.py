@@ -234,6 +234,8 @@ def _check(chosen: Settings, _: argparse.Namespace) -> None:
         _say(f"agent     {name}")
     for sink in sinks.all_sinks():
         _say(f"sink      {sink.name}")
+    for outbox in sinks.all_outboxes():
+        _say(f"outbox    {outbox.name}")
     describe.check_doors(spoken.values())
 
 

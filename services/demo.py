@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from schemas.catalogue import ADMIN, INGEST, READ
+from schemas.catalogue import INGEST, READ, ROLES, SCOPES
 from schemas.samples import Kind
 from services.clock import Clock
 from services.listener import netloc
@@ -115,10 +115,16 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
             "device_id": device.id,
             "key": point.key,
         }
+    plant["next_plus"] = {"device_id": view.api_server(TENANT).id}
+    for role in ("editor", "operator", "viewer"):
+        _, token = await control.add_key(
+            TENANT, use="api", name=f"Next Plus {role}", scopes=ROLES[role]
+        )
+        plant["next_plus"][f"{role}_token"] = token
     if view.user(USER):
         password = await control.set_password(USER)
     else:
-        _, password = await control.add_user(USER, {TENANT: (INGEST, READ, ADMIN)})
+        _, password = await control.add_user(USER, {TENANT: SCOPES})
     for part, name in (("opticloud", "smartMINI 1"), ("feed_opticloud", "Office sensor")):
         device = await control.add_device(TENANT, name)
         _, token = await control.add_key(
@@ -138,6 +144,7 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
 def hints(plant: dict[str, Any]) -> str:
     """What to try next, ready to be pasted."""
     http, bx, oc = plant["http"], plant["building_x"], plant["opticloud"]
+    np, items = plant["next_plus"], json.dumps([{"key": "speed", "value": 41.5}])
     mqtt = urlsplit(f"//{plant['mqtt']}")
     login = json.dumps({"username": oc["username"], "password": oc["password"]})
     grant = json.dumps(
@@ -183,15 +190,19 @@ def hints(plant: dict[str, Any]) -> str:
 Lineshaft is up.  HTTP {http}   MQTT {plant["mqtt"]}   API pages {http}/docs
 Credentials of the demo plant: demo.json in the data folder. To try, paste line by line:
 
-# 1. a value in through Building X (204: stored; the same again: 202, its index was dropped)
+# 1. values in through Next Plus, by key alone
+curl -s "{http}/api/ApiServers/push?access_token={np["editor_token"]}" -d '{items}'
+
+# 2. a value in through Building X (204: stored; the same again: 202, its index was dropped)
 {client_token}
 {post}
 
-# 2. the same value out through optiCLOUD's API
+# 3. the same value out through optiCLOUD's API, and the first ones
 {user_token}
 curl -s "{telemetry}/{bx["device_id"]}/values/timeseries?{bx_range}" {header}
+curl -s {telemetry}/{np["device_id"]}/values/timeseries {header}
 
-# 3. a value in over MQTT, and the device's latest values
+# 4. a value in over MQTT, and the device's latest values
 {publish}
 curl -s {telemetry}/{oc["device_id"]}/values/timeseries {header}
 """

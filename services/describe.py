@@ -19,10 +19,13 @@ _SECURITY: Mapping[Auth, Any] = {
     Auth.NONE: [],
     Auth.BEARER: [{"bearer": []}],
     Auth.X_AUTHORIZATION: [{"user": []}],
+    Auth.ACCESS_TOKEN: [{"token": []}, {"access_token": []}],
     Auth.DEVICE_TOKEN: [],
 }
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
+    "token": {"type": "apiKey", "in": "header", "name": "Authorization"},
+    "access_token": {"type": "apiKey", "in": "query", "name": "access_token"},
     "user": {"type": "apiKey", "in": "header", "name": "X-Authorization"},
 }
 
@@ -30,7 +33,8 @@ _SCHEMES = {
 def doors(dialect: Dialect) -> list[tuple[str, Door]]:
     """(service, door) for every HTTP door of the dialect."""
     taking_in: tuple[Door, ...] = (*dialect.pushes, *dialect.calls)
-    return [("ingress", door) for door in taking_in] + [("query", door) for door in dialect.reads]
+    out: tuple[Door, ...] = (*dialect.reads, *dialect.follows)
+    return [("ingress", door) for door in taking_in] + [("query", door) for door in out]
 
 
 def check_doors(dialects: Iterable[Dialect]) -> None:

@@ -19,11 +19,11 @@ from fastapi.routing import APIRoute
 from services import metrics
 from services.auth import Auth as Authority
 from services.clock import Clock
-from services.dialects import Call, Inbound, Push, Read, Reply
+from services.dialects import Call, Follow, Inbound, Push, Read, Reply
 from services.errors import Broken, Malformed, PipelineError, Unavailable
 from services.settings import Settings
 
-Door = Push | Read | Call
+Door = Push | Read | Follow | Call
 Scope = Mapping[str, Any]
 Headers = Mapping[str, str]
 Serve = Callable[[Inbound], Awaitable[Reply]]
@@ -90,9 +90,10 @@ class Turnstile:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
-        principal = self.authority.principal_of(door.auth, headers, path, scope=door.scope)
+        query = _query(scope)
+        principal = self.authority.principal_of(door.auth, headers, path, query, scope=door.scope)
         body = await read_body(headers) if read_body else b""
-        return Inbound(body, received_ms, principal, path, _query(scope), headers)
+        return Inbound(body, received_ms, principal, path, query, headers)
 
 
 def _query(scope: Scope) -> dict[str, str]:
@@ -106,8 +107,8 @@ def _query(scope: Scope) -> dict[str, str]:
 
 # -- routes
 
-Answer = Callable[[str, Any, Request], Awaitable[Reply]]
-"""Dialect, door and request to reply."""
+Answer = Callable[[str, Any, Request], Awaitable[Reply | Response]]
+"""Dialect, door and request to reply, or to what answers by itself."""
 
 
 class _DoorRoute(APIRoute):
@@ -142,6 +143,8 @@ def router_of(doors: Iterable[tuple[str, str, Door]], answer: Answer) -> APIRout
 def _endpoint(dialect: str, door: Door, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         reply = await answer(dialect, door, request)
+        if isinstance(reply, Response):
+            return reply
         headers = dict(reply.headers)
         return Response(reply.body, reply.status, headers, media_type=reply.media_type)
 

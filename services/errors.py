@@ -6,6 +6,7 @@ PipelineError
 │   ├── Unauthorized  401  no credential, or not a valid one
 │   ├── Forbidden     403  a valid credential without this right
 │   ├── Unknown       404  what is addressed does not exist (for this tenant)
+│   ├── Taken         409  what shall be made, or its new name, is there already
 │   ├── WrongMethod   405  the door is there, this method of it is not
 │   ├── TooSlow       408  the body did not arrive in time
 │   ├── TooLarge      413  over a limit of size
@@ -56,6 +57,15 @@ class Unknown(Refused):
     """What is addressed does not exist, or belongs to somebody else."""
 
     status = 404
+
+
+class Taken(Refused):
+    """What shall be made, or a name that shall be given, is there already."""
+
+    status = 409
+
+    def __init__(self, message: str, *, where: str = "", code: str = "taken") -> None:
+        super().__init__(message, where=where, code=code)
 
 
 class WrongMethod(Refused):

@@ -80,7 +80,7 @@ class Listener:
             port=self.port,
             interface=Interfaces.ASGINL,
             log_enabled=False,
-            websockets=False,
+            websockets=True,
             backlog=1024,
             backpressure=4096,
             ssl_cert=self._tls.cert if self._tls else None,

@@ -1,4 +1,4 @@
-"""The command's part that configures: `lineshaft tenants|devices|points|keys|users …`.
+"""The command's part that configures: `lineshaft tenants|devices|points|keys|users|triggers …`.
 
 With the embedded log a running process has the catalogue to itself; then the action is done there,
 through its socket in the data folder. Otherwise the log is opened here. Results are JSON; a secret
@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.catalogue import SCOPES
+from schemas.catalogue import ROLES, ROLES_OF_A_BINDING, SCOPES
+from schemas.points import WHENS
 from schemas.samples import Kind
 from schemas.topics import TOPICS
 from services.auth import installation_secret
-from services.catalogue import Control, View, remote
+from services.catalogue import Caller, Control, View, api_server_id, remote
 from services.clock import SystemClock
 from services.errors import Unavailable
 from services.eventlog import open_eventlog
@@ -32,8 +34,12 @@ Prepare = Callable[[argparse.Namespace], dict[str, Any]]
 def add_commands(commands: Any) -> None:
     """Add the sub-commands to the command's parser."""
     _tenants(_group(commands, "tenants", "Customers or plants."))
+    _api_servers(_group(commands, "api-servers", "Where Next Plus pushes to: one of each tenant."))
     _devices(_group(commands, "devices", "What brings data."))
     _points(_group(commands, "points", "What is measured on a device."))
+    _equipment(_group(commands, "equipment", "Machines, cells, lines."))
+    _bindings(_group(commands, "bindings", "Which point feeds which equipment."))
+    _triggers(_group(commands, "triggers", "Webhooks that are called when a rule holds."))
     _keys(_group(commands, "keys", "Credentials of machines: device tokens, clients, API keys."))
     _users(_group(commands, "users", "People who log in."))
 
@@ -80,9 +86,9 @@ async def _act_here(chosen: Settings, action: str, arguments: dict[str, Any]) ->
         following = asyncio.create_task(view.follow(log, stop))
         try:
             await view.ready()
-            return await remote.act(
-                Control(log, view, SystemClock(), secret), view, action, arguments
-            )
+            control = Control(log, view, SystemClock(), secret)
+            caller = Caller(f"uid {os.getuid()}", "command")
+            return await remote.act(control.by(caller), view, action, arguments)
         finally:
             stop.set()
             await following
@@ -93,6 +99,23 @@ def _tenants(group: Any) -> None:
     add.add_argument("id", help="its short name, [a-z0-9-]")
     add.add_argument("name", help="its full name")
     _action(group, "list", "list", "Show the tenants.", kind="tenant")
+
+
+def _api_servers(group: Any) -> None:
+    def prepare(given: argparse.Namespace) -> dict[str, Any]:
+        return vars(given) | {"id": api_server_id(given.tenant)}
+
+    for name, disabled, help_ in (
+        ("enable", False, "Take pushes in again."),
+        ("disable", True, "Take no pushes in: they are answered 404."),
+    ):
+        switch = _action(group, name, "change_device", help_, prepare, disabled=disabled)
+        switch.add_argument("tenant")
+    rename = _action(group, "rename", "change_device", "Give it another name.", prepare)
+    rename.add_argument("tenant")
+    rename.add_argument("name")
+    shown = _action(group, "list", "list", "Show the API servers.", kind="api_server")
+    shown.add_argument("--tenant")
 
 
 def _devices(group: Any) -> None:
@@ -122,20 +145,125 @@ def _points(group: Any) -> None:
     add.add_argument("--name")
     add.add_argument("--unit")
     add.add_argument("--id", help="default: derived from tenant, device and key")
-    delete = _action(group, "delete", "delete_point", "Delete a point.")
+    change = _action(group, "change", "change_point", "Change what is given of a point.")
+    change.add_argument("tenant")
+    change.add_argument("id")
+    change.add_argument("--key", help="the values that it has go along")
+    change.add_argument("--name")
+    change.add_argument("--unit")
+    for sub in (add, change):
+        sub.add_argument("--precision", type=int, help="decimals that are shown")
+        sub.add_argument("--band", type=float, help="a smaller change does not count")
+        sub.add_argument("--keep-minutes", type=int, help="how long values are kept (0: for ever)")
+        sub.add_argument(
+            "--on-change",
+            action=argparse.BooleanOptionalAction,
+            help="whether an equal value does not count",
+        )
+    delete = _action(group, "delete", "delete_point", "Delete a point with what is tied to it.")
     delete.add_argument("tenant")
     delete.add_argument("id")
     shown = _action(group, "list", "list", "Show the points.", kind="point")
     shown.add_argument("--tenant")
 
 
+def _equipment(group: Any) -> None:
+    add = _action(group, "add", "add_equipment", "Make equipment.")
+    add.add_argument("tenant")
+    add.add_argument("name")
+    rename = _action(group, "rename", "change_equipment", "Give equipment another name.")
+    rename.add_argument("tenant")
+    rename.add_argument("id")
+    rename.add_argument("name")
+    delete = _action(group, "delete", "delete_equipment", "Delete equipment with its bindings.")
+    delete.add_argument("tenant")
+    delete.add_argument("id")
+    shown = _action(group, "list", "list", "Show the equipment.", kind="equipment")
+    shown.add_argument("--tenant")
+
+
+def _bindings(group: Any) -> None:
+    add = _action(group, "add", "add_binding", "Have a point feed equipment.")
+    add.add_argument("tenant")
+    add.add_argument("point", help="the point's id")
+    add.add_argument("equipment", help="the equipment's id")
+    add.add_argument("--role", choices=ROLES_OF_A_BINDING)
+    delete = _action(group, "delete", "delete_binding", "Have a point feed it no more.")
+    delete.add_argument("tenant")
+    delete.add_argument("id")
+    shown = _action(group, "list", "list", "Show the bindings.", kind="binding")
+    shown.add_argument("--tenant")
+
+
+def _triggers(group: Any) -> None:
+    def prepare(given: argparse.Namespace) -> dict[str, Any]:
+        arguments = dict(vars(given))
+        if arguments.get("bound") is not None:
+            arguments["bound"] = _json_or_text(arguments["bound"])
+        return arguments
+
+    add = _action(
+        group, "add", "add_trigger", "Make a trigger; the secret of its calls is shown.", prepare
+    )
+    add.add_argument("tenant")
+    add.add_argument("point", help="the point's id")
+    change = _action(group, "change", "change_trigger", "Change what is given of it.", prepare)
+    change.add_argument("tenant")
+    change.add_argument("id")
+    for sub, required in ((add, True), (change, False)):
+        sub.add_argument("--when", choices=WHENS, required=required)
+        bound = "what values are compared with: JSON, else it is a text"
+        sub.add_argument("--value", dest="bound", required=required, help=bound)
+        sub.add_argument("--url", required=required)
+        sub.add_argument("--name")
+        sub.add_argument("--hysteresis", type=float, help="how far it has to fail to be over")
+        sub.add_argument("--delay-ms", type=int, help="how long it has to hold")
+        sub.add_argument(
+            "--on-clear", action=argparse.BooleanOptionalAction, help="tell the end too"
+        )
+    for name, disabled, help_ in (
+        ("enable", False, "Call the webhook again."),
+        ("disable", True, "Call the webhook no more."),
+    ):
+        switch = _action(group, name, "change_trigger", help_, disabled=disabled)
+        switch.add_argument("tenant")
+        switch.add_argument("id")
+    delete = _action(group, "delete", "delete_trigger", "Delete a trigger.")
+    delete.add_argument("tenant")
+    delete.add_argument("id")
+    shown = _action(group, "list", "list", "Show the triggers.", kind="trigger")
+    shown.add_argument("--tenant")
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _rights(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    """`--role`, or single `--scopes`; `_with_scopes` reads them."""
+    rights = parser.add_mutually_exclusive_group(required=default is None)
+    rights.add_argument("--role", choices=list(ROLES), default=default)
+    rights.add_argument("--scopes", nargs="+", choices=SCOPES)
+
+
+def _with_scopes(given: argparse.Namespace) -> dict[str, Any]:
+    arguments = dict(vars(given))
+    role = arguments.pop("role")
+    return arguments | {"scopes": arguments["scopes"] or ROLES[role]}
+
+
 def _keys(group: Any) -> None:
-    add = _action(group, "add", "add_key", "Make a credential; its secret is shown once.")
+    add = _action(
+        group, "add", "add_key", "Make a credential; its secret is shown once.", _with_scopes
+    )
     add.add_argument("tenant")
     add.add_argument("name")
     add.add_argument("--use", choices=("device", "client", "api"), required=True)
     add.add_argument("--device", help="the device's id, for a device token")
-    add.add_argument("--scopes", nargs="+", choices=SCOPES, required=True)
+    _rights(add)
     add.add_argument("--days", type=float, help="how long it is good for (default: no end)")
     rotate = _action(group, "rotate", "rotate_key", "Give a credential a new secret.")
     rotate.add_argument("id")
@@ -153,7 +281,7 @@ def _keys(group: Any) -> None:
 
 def _users(group: Any) -> None:
     def prepare(given: argparse.Namespace) -> dict[str, Any]:
-        arguments = dict(vars(given))
+        arguments = _with_scopes(given)
         tenants, scopes = arguments.pop("tenant"), arguments.pop("scopes")
         return arguments | {"tenants": dict.fromkeys(tenants, scopes)}
 
@@ -162,11 +290,26 @@ def _users(group: Any) -> None:
     )
     add.add_argument("name")
     add.add_argument("--tenant", action="append", required=True, help="may be given several times")
-    add.add_argument("--scopes", nargs="+", choices=SCOPES, default=["read"])
+    _rights(add, "operator")
     add.add_argument("--password", help="default: made up and shown once")
     password = _action(group, "password", "set_password", "Set a user's password.")
     password.add_argument("name")
     password.add_argument("--password", help="default: made up and shown once")
+    let_in = _action(
+        group,
+        "let-in",
+        "set_rights",
+        "Let a user into a tenant, or give other rights.",
+        _with_scopes,
+    )
+    let_in.add_argument("name")
+    let_in.add_argument("tenant")
+    _rights(let_in)
+    remove = _action(
+        group, "remove", "remove_user", "Take a user out of a tenant; delete who is in no other."
+    )
+    remove.add_argument("tenant")
+    remove.add_argument("name")
     disable = _action(group, "disable", "disable_user", "Let a user in no more.")
     disable.add_argument("name")
     enable = _action(group, "enable", "enable_user", "Let a disabled user in again.")

@@ -60,9 +60,11 @@ LOG_ERRORS = Counter("lineshaft_log_errors_total", "Appends that failed or timed
 SAMPLES_RECEIVED = Counter("lineshaft_samples_received_total", "Samples that the judge read")
 SAMPLES_JUDGED = Counter("lineshaft_samples_judged_total", "Samples by verdict", ["verdict"])
 LANE_POSITION = Gauge(
-    "lineshaft_lane_position", "Next offset that a lane's judge will apply", ["lane"]
+    "lineshaft_lane_position", "Next offset that an agent will apply in a lane", ["agent", "lane"]
 )
-LANE_LAG = Gauge("lineshaft_lane_lag", "Records between a lane's judge and the log's end", ["lane"])
+LANE_LAG = Gauge(
+    "lineshaft_lane_lag", "Records between an agent in a lane and the lane's end", ["agent", "lane"]
+)
 LANE_GAPS = Counter(
     "lineshaft_lane_gaps_total", "Times that a lane was sought back because records were missing"
 )
@@ -78,6 +80,9 @@ STORE_QUESTIONS = Counter(
     "lineshaft_store_questions_total",
     "Questions of a judge to the store about times it does not remember",
 )
+ALERTS = Counter(
+    "lineshaft_alerts_total", "Rules that began (raised) or ended (cleared) to hold", ["state"]
+)
 
 # -- sinks
 SINK_ROWS = Counter("lineshaft_sink_rows_total", "Rows stored", ["sink"])
@@ -86,6 +91,29 @@ SINK_SECONDS = Histogram(
     "lineshaft_sink_seconds", "Time of one insert, seconds", ["sink"], buckets=_SECONDS
 )
 SINK_LAG = Gauge("lineshaft_sink_lag", "Records between a sink and its topic's end", ["sink"])
+RETENTION_ROWS = Counter(
+    "lineshaft_retention_rows_total", "Stored rows whose moment to expire was rewritten"
+)
+RETENTION_SERIES = Gauge(
+    "lineshaft_retention_series",
+    "Series whose period has changed and whose rows are not known to follow it yet",
+)
+RETENTION_OPEN = Gauge(
+    "lineshaft_retention_open", "Rewrites of stored rows that the engine has not finished"
+)
+
+# -- webhooks
+WEBHOOKS = Counter(
+    "lineshaft_webhooks_total",
+    "Alerts that are done with: delivered, dead, skipped (the trigger is gone or off)",
+    ["outcome"],
+)
+WEBHOOK_FAILURES = Counter(
+    "lineshaft_webhook_failures_total", "Calls of webhooks that were not answered with 2xx"
+)
+WEBHOOKS_OPEN = Gauge(
+    "lineshaft_webhooks_open", "Alerts that were read and are not done with: being told, or waiting"
+)
 
 # -- dead letters
 DEAD_LETTERS = Counter(
@@ -97,6 +125,10 @@ for _verdict in Verdict:
     SAMPLES_JUDGED.labels(_verdict.name.lower())
 for _reason in ("undecodable", "type"):
     DEAD_LETTERS.labels("agents", _reason)
+for _outcome in ("delivered", "dead", "skipped"):
+    WEBHOOKS.labels(_outcome)
+for _state in ("raised", "cleared"):
+    ALERTS.labels(_state)
 
 # -- query
 READS = Counter("lineshaft_reads_total", "Reads answered", ["kind"])
@@ -105,6 +137,19 @@ READ_SECONDS = Histogram(
 )
 TAIL_ROWS = Gauge("lineshaft_tail_rows", "Samples in the live view that are not stored yet")
 LATEST_SERIES = Gauge("lineshaft_latest_series", "Series whose newest sample the live view holds")
+STREAM_READERS = Gauge("lineshaft_stream_readers", "Readers who follow changes")
+STREAM_CHANGES = Counter(
+    "lineshaft_stream_changes_total", "Changes sent, one for each reader that it was sent to"
+)
+STREAM_ENDS = Counter("lineshaft_stream_ends_total", "Streams that ended, by reason", ["reason"])
+STREAM_REPLAYS = Counter(
+    "lineshaft_stream_replays_total", "Times that a reader was served from the log"
+)
+STREAM_GAPS = Counter(
+    "lineshaft_stream_gaps_total", "Times that a reader was told that changes are missing"
+)
+for _ending in ("gone", "slow", "credential", "stopped", "away", "refused"):
+    STREAM_ENDS.labels(_ending)
 
 # -- catalogue
 CATALOGUE_SKIPPED = Counter(
@@ -118,14 +163,16 @@ UP = Gauge("lineshaft_service_up", "1 while the service runs", ["service"])
 
 
 def count(tally: Mapping[str, int]) -> None:
-    """Add a judge's tally: "received", the six verdicts by their lower-case names, and
-    "undecodable" records.
+    """Add an agent's tally: "received", the six verdicts by their lower-case names, and
+    "undecodable" records; alerts "raised" and "cleared".
     """
     for name, rows in tally.items():
         if name == "received":
             SAMPLES_RECEIVED.inc(rows)
         elif name == "undecodable":
             DEAD_LETTERS.labels("agents", name).inc(rows)
+        elif name in ("raised", "cleared"):
+            ALERTS.labels(name).inc(rows)
         else:
             SAMPLES_JUDGED.labels(name).inc(rows)
             if name == "refused":

@@ -81,6 +81,8 @@ class Mounted:
     """Wraps the whole app: for doors that are answered before any framework."""
     fallback: Callable[[str, int], Reply | None] | None = None
     """The answer to a path that hit no door (404) or not by this method (405); None: not mine."""
+    hang_up: Callable[[], Awaitable[None]] | None = None
+    """Awaited before the listeners stop: ends what would last for ever on them."""
     drain: Callable[[], Any] | None = None
     """Awaited first when the process stops: take nothing in any more."""
 
@@ -225,9 +227,7 @@ async def serve(
         _answer_strays(app, mounted)
         has_doors = any(face.routers for face in mounted)
         apart = not has_doors or settings.ops_port >= 0
-        for face in mounted:
-            for router in face.routers:
-                app.include_router(router)
+        app.include_router(_one_router(mounted))
         starting: dict[str, Check] = {"starting": lambda: "not all of it has started"}
         checks = ChainMap(starting, runtime.checks)
         listeners = []
@@ -256,6 +256,7 @@ async def serve(
         await stop.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS_MAX):
+                await asyncio.gather(*(face.hang_up() for face in mounted if face.hang_up))
                 for listener in listeners:
                     await listener.stop()
                 for face in mounted:
@@ -274,6 +275,14 @@ async def _watch_view(following: asyncio.Task[None], drained: asyncio.Event) -> 
     if following.done():
         following.result()
         raise Broken("the catalogue is not followed any more")
+
+
+def _one_router(mounted: Sequence[Mounted]) -> APIRouter:
+    """The routes of all services: what is spelled out goes before what has parameters, whichever
+    service each is of.
+    """
+    routes = [route for face in mounted for router in face.routers for route in router.routes]
+    return APIRouter(routes=sorted(routes, key=lambda route: getattr(route, "path", "").count("{")))
 
 
 def _answer_strays(app: FastAPI, mounted: Sequence[Mounted]) -> None:

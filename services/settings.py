@@ -132,6 +132,27 @@ class Settings:
     read_wait_ms: int = _setting(
         30_000, "How long a read waits for the store before it answers 503.", low=100, high=600_000
     )
+    stream_readers_max: int = _setting(
+        1_000, "Streams of changes at a time; above it 503.", low=1, high=100_000
+    )
+    stream_changes_max: int = _setting(
+        10_000,
+        "Newest changes of a followed device that are held; who is further behind and takes nothing is cut off.",
+        low=100,
+        high=1_000_000,
+    )
+    stream_bytes_max: int = _setting(
+        8 << 20,
+        "Bytes of memory that they may take; who is further behind and takes nothing is cut off.",
+        low=64 << 10,
+        high=1 << 30,
+    )
+    stream_heartbeat_seconds: int = _setting(
+        15, "After so long without a change a stream says that it is there.", low=1, high=600
+    )
+    stream_stalled_seconds: int = _setting(
+        30, "A reader who takes nothing for so long is cut off.", low=1, high=3_600
+    )
     keys_per_device_max: int = _setting(
         10_000, "Points that a device may create by first use.", low=1, high=1_000_000
     )
@@ -223,6 +244,33 @@ class Settings:
         high=87_600,
     )
 
+    # -- webhooks
+    webhook_private: bool = _setting(
+        False,
+        "Whether webhooks may lead to addresses that are not public: this machine, the plant's own network.",
+    )
+    webhook_seconds_max: float = _setting(
+        10.0,
+        "Time for one call of a webhook, from the look-up of its name on.",
+        low=0.1,
+        high=120.0,
+    )
+    webhook_attempts_max: int = _setting(
+        12,
+        "Calls of a webhook for one alert before that becomes a dead letter; the pause between two doubles from 1 s to 5 minutes.",
+        low=1,
+        high=1_000,
+    )
+    webhook_calls_max: int = _setting(
+        16, "Calls of webhooks at a time; one URL gets one at a time.", low=1, high=1_000
+    )
+    webhook_waiting_max: int = _setting(
+        1_000,
+        "Alerts of one trigger that wait for its webhook; above it they become dead letters.",
+        low=1,
+        high=100_000,
+    )
+
     # -- running
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("json", "json or text.")
@@ -297,6 +345,7 @@ def load_with_sources(
     return settings, {name: raw[name][1] if name in raw else "default" for name in NAMES}
 
 
+_BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 FOREIGN = frozenset({"LINESHAFT_SPECS", "LINESHAFT_REQUIRE"})
 """Variables of the project's own tests."""
 
@@ -311,8 +360,8 @@ def _file(path: str) -> dict[str, Any]:
 def _checked(setting: Any, value: Any) -> Any:
     name, kind = f"{PREFIX}{setting.name.upper()}", type(setting.default)
     try:
-        value = kind(value)
-    except (TypeError, ValueError) as error:
+        value = _BOOLEANS[str(value).lower()] if kind is bool else kind(value)
+    except (TypeError, ValueError, KeyError) as error:
         raise BadSetting(f"{name}: {value!r} is no {kind.__name__}") from error
     low, high = setting.metadata["low"], setting.metadata["high"]
     if (low is not None and value < low) or (high is not None and value > high):

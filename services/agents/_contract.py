@@ -17,10 +17,14 @@ Asked = Sequence[Block]
 """What the store answered, one block for each query, in their order."""
 
 
+OWN_LANE = -1
+"""Stands in an outcome for the lane that was read, where the record does not say which."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a step puts out: (topic, lane, record) triples, and what to count (name to number of
-    rows).
+    rows). The lane may be OWN_LANE, also that of a letter.
     """
 
     out: Sequence[tuple[Topic, int, Envelope]] = ()
@@ -37,13 +41,20 @@ class Agent:
     empty). `step(state, position, record, answers, lanes)` applies one record; the same state,
     position, record and answers give the same outcome. `stored(state, offset)` tells the state that
     the store has every row of the lane up to and including `offset`; it may then forget them.
+
+    An agent whose `ask` is None never asks, so its lanes need not wait for the store. `due(state)`
+    is the next moment (UTC ms) at which the time alone would change something, None where there is
+    none: then `tick(state, now_ms)`, a record with a `Tick` whose key is the agent's name, is
+    appended to the lane, and `step` applies it when it is read, like any record.
     """
 
     name: str
     source: Topic
     fresh: Callable[[bool], Any]
-    ask: Callable[[Any, Position, Envelope], Sequence[TakenQuery | LatestQuery]]
+    ask: Callable[[Any, Position, Envelope], Sequence[TakenQuery | LatestQuery]] | None
     step: Callable[[Any, Position, Envelope | Undecodable, Asked, int], Outcome]
     pack: Callable[[Any], bytes]
     unpack: Callable[[bytes], Any]
     stored: Callable[[Any, int], None]
+    due: Callable[[Any], int | None] | None = None
+    tick: Callable[[Any, int], Envelope] | None = None

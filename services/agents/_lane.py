@@ -24,10 +24,19 @@ from struct import Struct
 from typing import Any, Protocol
 
 from schemas.blocks import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX, Block
-from schemas.envelope import Envelope, Letter, Logged, Position, Undecodable, join, joinable
+from schemas.envelope import (
+    Envelope,
+    Letter,
+    Logged,
+    Position,
+    Tick,
+    Undecodable,
+    join,
+    joinable,
+)
 from schemas.topics import Topic
 from services import metrics
-from services.agents._contract import Agent, Outcome
+from services.agents._contract import OWN_LANE, Agent, Outcome
 from services.agents._guard import until_available
 from services.clock import Clock
 from services.errors import Broken
@@ -46,6 +55,12 @@ _SMALL_STATE_BYTES = 1 << 20
 _BIG_STATE_SECONDS = 600
 _NEVER_MS = 3_600_000.0
 _SEEK_AGAIN_MS = 500
+TICK_AGAIN_MS = 3_000
+"""A tick that has not come back by then is appended again. A lane that was just loaded waits as
+long for the first one: it may lie on the log already.
+"""
+_LOOK_MS = 1_000
+"""The wall clock may jump: a lane that waits for a moment looks at it so often."""
 
 _logger = logging.getLogger(__name__)
 
@@ -139,6 +154,8 @@ class LaneKeeper:
         self._open = False
         """Whether records are applied whose outputs are not durable yet."""
         self._stored = -1
+        self._ticked_ms: float | None = parts.clock.monotonic_ms()
+        """When a tick was appended that has not been read yet."""
         self._refusals = _Refusals(parts.settings)
 
     # -- the runner's side
@@ -230,13 +247,15 @@ class LaneKeeper:
                     self.seek_back()
             if self._queue:
                 await self._turn()
+            if self._tick_in_ms() <= 0:
+                await self._tick()
             if self._checkpoint_in_ms() <= 0:
                 await self.checkpoint()
 
     def _rest_ms(self) -> float:
         """How long the lane may rest where nothing comes."""
-        due_ms = self._checkpoint_in_ms()
-        return min(due_ms, _SEEK_AGAIN_MS) if self._gap else due_ms
+        due_ms = min(self._checkpoint_in_ms(), self._tick_in_ms())
+        return max(0.0, min(due_ms, _SEEK_AGAIN_MS) if self._gap else due_ms)
 
     async def _turn(self) -> None:
         """Apply what waits, within a bound, and make its outputs durable as few records."""
@@ -248,7 +267,7 @@ class LaneKeeper:
         while self._queue and turn_bytes < _TURN_BYTES_MAX:
             logged = self._queue[0]
             outcome = await self._apply(logged)
-            out += outcome.out
+            out += _placed(outcome, self.lane)
             tally.update(outcome.tally)
             turn_bytes += _bytes_of(logged)
         self._bytes_read += turn_bytes
@@ -262,7 +281,7 @@ class LaneKeeper:
             self.waiting = False
         self._open = False
         metrics.count(tally)
-        metrics.LANE_POSITION.labels(str(self.lane)).set(self.position + 1)
+        metrics.LANE_POSITION.labels(self.parts.agent.name, str(self.lane)).set(self.position + 1)
 
     async def _apply(self, logged: Logged) -> Outcome:
         """One record. It stays at the head of the queue until it is applied, so that it cannot be
@@ -275,12 +294,13 @@ class LaneKeeper:
             self._refusals.note(bad=True)
         else:
             self._refusals.note(bad=False)
-            for query in agent.ask(self.state, position, envelope):
+            for query in agent.ask(self.state, position, envelope) if agent.ask else ():
                 metrics.STORE_QUESTIONS.inc()
                 answers.append(await self._asked(query))
         outcome = agent.step(self.state, position, envelope, answers, self.parts.log.lanes)
-        if isinstance(envelope, Undecodable):
-            _place_letters(outcome, self.lane)
+        record = envelope.record if isinstance(envelope, Envelope) else None
+        if isinstance(record, Tick) and record.key == agent.name:
+            self._ticked_ms = None
         self.position = logged.offset
         self._queue.popleft()
         return outcome
@@ -290,6 +310,35 @@ class LaneKeeper:
         answer = await until_available(lambda: self.parts.store.fetch(query), what="the store")
         self.waiting = False
         return answer
+
+    # -- ticks
+
+    def _tick_in_ms(self) -> float:
+        """Milliseconds until the lane is to be told the time, or until that is to be looked at
+        again; 0 or less: now.
+        """
+        parts = self.parts
+        due_ms = parts.agent.due(self.state) if parts.agent.due else None
+        if due_ms is None:
+            return _NEVER_MS
+        wait_ms = float(due_ms - parts.clock.now_ms())
+        if self._ticked_ms is not None:
+            wait_ms = max(wait_ms, self._ticked_ms + TICK_AGAIN_MS - parts.clock.monotonic_ms())
+        return min(wait_ms, _LOOK_MS)
+
+    async def _tick(self) -> None:
+        """Have the log say the time to the lane: behind all that lies there already, and to every
+        later reading of it.
+        """
+        parts = self.parts
+        self._ticked_ms = parts.clock.monotonic_ms()
+        assert parts.agent.tick is not None, f"{parts.agent.name} is due and has no tick"
+        tick = parts.agent.tick(self.state, parts.clock.now_ms())
+        self.waiting = True
+        await until_available(
+            lambda: parts.log.append([(parts.agent.source, self.lane, tick)]), what="the event log"
+        )
+        self.waiting = False
 
     # -- checkpoints
 
@@ -395,11 +444,15 @@ class _Refusals:
             )
 
 
-def _place_letters(outcome: Outcome, lane: int) -> None:
-    """What cannot be read does not say whose it is; its letters say the lane at least."""
-    for _, _, envelope in outcome.out:
-        if isinstance(envelope.record, Letter):
-            envelope.record = replace(envelope.record, lane=lane)
+def _placed(outcome: Outcome, lane: int) -> Iterator[tuple[Topic, int, Envelope]]:
+    """What a step puts out, with the lane where it could not know it: what cannot be read does not
+    say whose it is.
+    """
+    for topic, to, envelope in outcome.out:
+        letter = envelope.record
+        if isinstance(letter, Letter) and letter.lane == OWN_LANE:
+            envelope.record = replace(letter, lane=lane)
+        yield topic, lane if to == OWN_LANE else to, envelope
 
 
 def _bytes_of(logged: Logged) -> int:

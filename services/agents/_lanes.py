@@ -5,7 +5,8 @@ Between a runner, which delivers records somehow, and the keepers, which decide 
 follows how far the store is and watches that no lane stands still while it has data.
 
 A lane that has no memory of what was judged before (no checkpoint, and a log without its beginning)
-will ask the store for it, so it waits until the sinks have stored all of that.
+will ask the store for it, so it waits until the sinks have stored all of that; unless its agent
+never asks.
 """
 
 from __future__ import annotations
@@ -157,6 +158,8 @@ class Lanes:
         """Whether the lane begins with nothing but what the store will answer: it has no checkpoint
         and not the whole log either, or what followed its checkpoint is gone, judged or not.
         """
+        if self.parts.agent.ask is None:
+            return False
         if checkpoint is None:
             return not self._whole(begin)
         return checkpoint.offset + 1 < begin
@@ -164,8 +167,7 @@ class Lanes:
     async def _behind(self, lanes: Sequence[int]) -> Sequence[int]:
         """Those of the lanes of which the log has accepted samples that the store may not have.
 
-        What the sinks have committed says so, and not their marks: the last mark names the last
-        record that led to a row, not the last one that was judged.
+        What the sinks have committed says so, and not their marks, which lag behind it.
         """
         if not lanes:
             return ()
@@ -255,7 +257,9 @@ class Lanes:
                     # The log was away: what stood still with it did so for a reason.
                     held.still_since_ms = held.within_ms = now_ms
                 begin, end = spans[lane].begin, spans[lane].end
-                metrics.LANE_LAG.labels(str(lane)).set(max(0, end - held.keeper.position - 1))
+                metrics.LANE_LAG.labels(self.parts.agent.name, str(lane)).set(
+                    max(0, end - held.keeper.position - 1)
+                )
                 self._watch_end(held, positions.get(lane, -1), end, now_ms)
                 self._watch_lane(held, begin, end, now_ms)
             await asyncio.sleep(1)

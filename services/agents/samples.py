@@ -1,7 +1,11 @@
-"""The judge of the lanes: samples.received -> samples.accepted, receipts.issued, records.refused.
+"""The judge of the lanes: samples.received -> samples.accepted, samples.suppressed,
+receipts.issued, records.refused.
 
-Rows that are kept or overwrite go on with their version; what somebody waits for gets a receipt;
-what cannot be used becomes dead letters. The rules are in `services.domain.admission`, judged on
+Every record that is judged leads to an accepted one, if only an empty one: so whoever follows those
+learns how far the lane is judged. Rows that are kept or overwrite go on in it with their version;
+suppressed ones are counted by series and
+minute (`services.domain.suppressed`); what somebody waits for gets a receipt; what cannot be used
+becomes dead letters. The rules are in `services.domain.admission`, judged on
 columns by `services.domain.memory`. A request that came again under its id is not applied: it gets
 the first answer, and its rows count as duplicates.
 """
@@ -37,10 +41,11 @@ from schemas.topics import (
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
+    SAMPLES_SUPPRESSED,
     Topic,
     receipts_lane,
 )
-from services.agents._contract import Agent, Asked, Outcome
+from services.agents._contract import OWN_LANE, Agent, Asked, Outcome
 from services.domain import memory
 
 REQUESTS_MAX = 10_000
@@ -140,12 +145,12 @@ def step(
         return _set_aside(state, position, record.reason, record.body, lanes)
     block = record.record
     if isinstance(block, Tick):
-        return Outcome()
+        return Outcome([_accepted(Block(), OWN_LANE, position)])
     if not isinstance(block, Block) or len(block) > BLOCK_ROWS_MAX:
         reason = "too many rows" if isinstance(block, Block) else "not a block"
         return _set_aside(state, position, reason, encode(record)[0], lanes)
     if not len(block):
-        return Outcome()
+        return Outcome([_accepted(Block(), OWN_LANE, position)])
     for query, answer in zip(ask(state, position, record) if answers else (), answers, strict=True):
         unknown = query.series if isinstance(query, LatestQuery) else None
         state.lane.learn(answer, position, unknown or ())
@@ -153,15 +158,20 @@ def step(
     judgement = state.lane.judge(block, position, _spans(len(block), record.entries, repeated))
     verdicts = bytes(judgement.verdicts)
     lane = lane_of(block.series[0], lanes)
-    out: Out = []
     stored = judgement.stored(block)
-    if len(stored):
-        accepted = Envelope(stored, received=position.offset, epoch=position.epoch)
-        out.append((SAMPLES_ACCEPTED, lane, accepted))
+    out: Out = [_accepted(stored if len(stored) else Block(), lane, position)]
+    counted = state.lane.suppressed(block, judgement.verdicts)
+    for piece in counted.pieces() if len(counted) else ():
+        told = Envelope(piece, received=position.offset, epoch=position.epoch)
+        out.append((SAMPLES_SUPPRESSED, lane, told))
     out += _receipts(state, position, record.entries, repeated, verdicts, lanes)
     out += [(RECORDS_REFUSED, 0, Envelope(x)) for x in _letters(block, verdicts, lane, position)]
     tally = dict(zip(_VERDICTS, judgement.counts, strict=True))
     return Outcome(out, {"received": len(block), **tally})
+
+
+def _accepted(block: Block, lane: int, position: Position) -> tuple[Topic, int, Envelope]:
+    return SAMPLES_ACCEPTED, lane, Envelope(block, received=position.offset, epoch=position.epoch)
 
 
 def stored(state: State, offset: int) -> None:
@@ -257,18 +267,21 @@ def _receipts(
 
 
 def _set_aside(state: State, position: Position, reason: str, body: bytes, lanes: int) -> Outcome:
-    """A record that is no block of samples. It does not say its lane; the lane's series do."""
+    """A record that is no block of samples. It does not say its lane; the lane's series do, or
+    else the keeper.
+    """
     series = state.lane.any_series
     letter = Letter(
         reason="undecodable",
         detail=reason,
         source=_SOURCE,
         topic=SAMPLES_RECEIVED.name,
-        lane=-1 if series is None else lane_of(series, lanes),
+        lane=OWN_LANE if series is None else lane_of(series, lanes),
         offset=position.offset,
         body=body[: Letter.BODY_BYTES_MAX],
     )
-    return Outcome([(RECORDS_REFUSED, 0, Envelope(letter))], {"undecodable": 1})
+    accepted = _accepted(Block(), OWN_LANE, position)
+    return Outcome([accepted, (RECORDS_REFUSED, 0, Envelope(letter))], {"undecodable": 1})
 
 
 def _letters(block: Block, verdicts: bytes, lane: int, position: Position) -> Iterator[Letter]:

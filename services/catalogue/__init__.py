@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from services.catalogue._secrets import derive, digest, password_hash, password_matches, pepper
+from services.catalogue._secrets import (
+    derive,
+    digest,
+    password_hash,
+    password_matches,
+    pepper,
+    webhook_secret,
+)
+from services.catalogue.audit import Caller
 from services.catalogue.control import Control
-from services.catalogue.view import View, first, new_point, series_id
+from services.catalogue.view import View, api_server_id, first, new_point, series_id
 
 __all__ = [
+    "Caller",
     "Control",
     "View",
+    "api_server_id",
     "derive",
     "digest",
     "first",
@@ -17,4 +27,5 @@ __all__ = [
     "password_matches",
     "pepper",
     "series_id",
+    "webhook_secret",
 ]

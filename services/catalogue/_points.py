@@ -8,12 +8,12 @@ compaction leaves of the log gives the same answers as the whole log.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from schemas.catalogue import Point
-from schemas.points import PointPolicy
-from schemas.samples import Kind
+from schemas.points import PointPolicy, Rule
 from services import metrics
 from services.errors import Malformed, Unavailable
 
@@ -24,7 +24,6 @@ have failed.
 """
 _PENDING_MAX = 65_536
 _NONE: Mapping[str, Point] = MappingProxyType({})
-_Shape = tuple[str, Kind | None, float, float, int]
 
 
 def _rank(point: Point) -> tuple[int, str]:
@@ -37,15 +36,18 @@ class PointIndex:
 
     Two points may want one series: two names for the same (tenant, device, key), or two different
     ones whose 64-bit ids collide. The one created first stands, the others are as if they were not
-    there (`shadowed`) until it goes.
+    there (`shadowed`) until it goes. Two series may want one key, where a point was given it while
+    another was made there: the point created first has it, the other only its id.
     """
 
     def __init__(self) -> None:
         self._by_id: dict[str, Point] = {}
         self._by_series: dict[int, Point] = {}
         self._by_device: dict[tuple[str, str], dict[str, Point]] = {}
-        self._ordered: dict[tuple[str, str], Mapping[str, Point]] = {}
+        self._ordered: dict[tuple[str, str], tuple[int, Mapping[str, Point]]] = {}
+        self._changes: dict[tuple[str, str], int] = {}
         self._shadowed: dict[int, dict[str, Point]] = {}
+        self._behind: dict[tuple[str, str, str], dict[str, Point]] = {}
 
     @property
     def shadowed(self) -> int:
@@ -82,6 +84,14 @@ class PointIndex:
         if not waiting:
             self._shadowed.pop(point.series, None)
 
+    def of_series(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._by_series.get(series)
+
+    def retained(self) -> list[Point]:
+        """The points whose values are not kept for ever."""
+        return [point for point in self._by_id.values() if point.keep_minutes]
+
     def get(self, point: str) -> Point | None:
         """The point with this id, of any tenant."""
         return self._by_id.get(point)
@@ -91,6 +101,17 @@ class PointIndex:
         points = self._by_device.get((tenant, device))
         return None if points is None else points.get(key)
 
+    def crowded(self, tenant: str, device: str, key: str) -> bool:
+        """Whether more than one point wants this key of the device, or the series of who has it."""
+        point = self.at(tenant, device, key)
+        shadows = point is not None and point.series in self._shadowed
+        return shadows or (tenant, device, key) in self._behind
+
+    def tangled(self, point: Point) -> bool:
+        """Whether the series of a point that came or went is, or was, wanted at another key too."""
+        stands = self._by_series.get(point.series)
+        return point.series in self._shadowed or (stands is not None and stands.key != point.key)
+
     def count(self, tenant: str, device: str) -> int:
         """How many points the device has."""
         return len(self._by_device.get((tenant, device), ()))
@@ -98,28 +119,45 @@ class PointIndex:
     def of(self, tenant: str, device: str) -> Mapping[str, Point]:
         """Key to point in the order of creation: a picture of the moment that nothing changes."""
         place = (tenant, device)
-        if (found := self._ordered.get(place)) is None:
+        # Readers in other threads may be late with their picture: it says of which state it is.
+        changes = self._changes.get(place, 0)
+        at, found = self._ordered.get(place, (-1, _NONE))
+        if at != changes:
             if (points := self._by_device.get(place)) is None:
                 return _NONE
             ordered = sorted(points.values(), key=lambda point: (point.created_ms, point.key))
             found = MappingProxyType({point.key: point for point in ordered})
-            self._ordered[place] = found
+            self._ordered[place] = (changes, found)
         return found
+
+    def _changed(self, place: tuple[str, str]) -> None:
+        self._changes[place] = self._changes.get(place, 0) + 1
+        self._ordered.pop(place, None)
 
     def _show(self, point: Point) -> None:
         self._by_id[point.id] = self._by_series[point.series] = point
         place = (point.tenant, point.device)
-        self._by_device.setdefault(place, {})[point.key] = point
-        self._ordered.pop(place, None)
+        points = self._by_device.setdefault(place, {})
+        if (other := points.get(point.key)) is not None:
+            point, later = sorted((other, point), key=_rank)
+            self._behind.setdefault((*place, point.key), {})[later.id] = later
+        points[point.key] = point
+        self._changed(place)
 
     def _hide(self, point: Point) -> None:
         del self._by_id[point.id], self._by_series[point.series]
         place = (point.tenant, point.device)
-        points = self._by_device[place]
-        del points[point.key]
+        points, behind = self._by_device[place], self._behind.get((*place, point.key), {})
+        if behind.pop(point.id, None) is None:
+            del points[point.key]
+            if behind:
+                heir = min(behind.values(), key=_rank)
+                points[point.key] = behind.pop(heir.id)
+        if not behind:
+            self._behind.pop((*place, point.key), None)
         if not points:
             del self._by_device[place]
-        self._ordered.pop(place, None)
+        self._changed(place)
 
 
 class Policies:
@@ -131,9 +169,10 @@ class Policies:
     keys only appear by first use the revision rests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rules_of: Callable[[str], tuple[Rule, ...]]) -> None:
         self.revision = 0
-        self._shared: dict[_Shape, PointPolicy] = {}
+        self._rules_of = rules_of
+        self._shared: dict[PointPolicy, PointPolicy] = {}
         self._by_point: dict[str, PointPolicy] = {}
 
     def advance(self, offset: int) -> None:
@@ -144,27 +183,34 @@ class Policies:
     def of(self, point: Point) -> PointPolicy:
         """The policy of a point."""
         if (found := self._by_point.get(point.id)) is None:
-            kind = point.declared if point.locked else None
-            shape = (point.tenant, kind, point.band, point.band_percent, point.heartbeat_ms)
+            shape = PointPolicy(
+                point.tenant,
+                kind=point.declared if point.locked else None,
+                band=point.band,
+                band_percent=point.band_percent,
+                heartbeat_ms=point.heartbeat_ms,
+                on_change=point.on_change,
+                keep_ms=point.keep_minutes * 60_000,
+                rules=self._rules_of(point.id),
+            )
             found = self._by_point[point.id] = self._of_shape(shape)
         return found
 
     def free(self, tenant: str) -> PointPolicy:
         """The policy of points without rules of their own."""
-        return self._of_shape((tenant, None, 0.0, 0.0, 0))
+        return self._of_shape(PointPolicy(tenant))
 
-    def _of_shape(self, shape: _Shape) -> PointPolicy:
+    def _of_shape(self, shape: PointPolicy) -> PointPolicy:
+        """The one policy of this shape (a policy without its revision)."""
         if (found := self._shared.get(shape)) is None:
-            tenant, kind, band, band_percent, heartbeat_ms = shape
-            found = self._shared[shape] = PointPolicy(
-                tenant, self.revision, kind, band, band_percent, heartbeat_ms
-            )
+            found = self._shared[shape] = replace(shape, revision=self.revision)
         return found
 
 
 def special(point: Point) -> bool:
     """Whether the point's samples are judged in another way than those of a key without a point."""
-    return bool(point.locked or point.band or point.band_percent or point.heartbeat_ms)
+    numbers = (point.band, point.band_percent, point.heartbeat_ms, point.keep_minutes)
+    return bool(point.locked or point.on_change or any(numbers))
 
 
 class Creations:

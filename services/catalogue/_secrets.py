@@ -74,3 +74,9 @@ def _scrypt(password: str, salt: bytes, cost: int, block: int, lanes: int) -> by
     return hashlib.scrypt(
         plain, salt=salt, n=cost, r=block, p=lanes, maxmem=_SCRYPT_MEMORY_MAX, dklen=32
     )
+
+
+def webhook_secret(secret: bytes, trigger_id: str) -> str:
+    """The key that signs what is sent for a trigger, as its receiver is given it."""
+    key = derive(secret, f"webhook {trigger_id}")
+    return f"whsec_{b64encode(key).decode()}"

@@ -13,12 +13,15 @@ import contextlib
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator, Mapping
+import struct
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 from schemas.catalogue import Thing
+from services.catalogue.audit import Caller
 from services.catalogue.control import Control
 from services.catalogue.view import View
 from services.errors import PipelineError, Refused, Unavailable
@@ -35,30 +38,41 @@ async def act(control: Control, view: View, action: str, arguments: Mapping[str,
     """
     if action == "list":
         return listing(view, **arguments)
-    if action.startswith("_") or not hasattr(Control, action):
+    if action.startswith("_") or not iscoroutinefunction(getattr(Control, action, None)):
         raise Refused(f"no such action: {action}")
     return plain(await getattr(control, action)(**arguments))
 
 
 def listing(view: View, kind: str, tenant: str = "") -> list[dict[str, Any]]:
-    """What is configured of one kind ("tenant", "user", "device", "key", "point"), without
-    secrets.
+    """What is configured of one kind (the things' own names of themselves), without secrets; the
+    API servers are devices that are listed apart, too.
     """
+    if kind in ("tenant", "user"):
+        return [plain(each) for each in (view.tenants() if kind == "tenant" else view.users())]
     tenants = [tenant] if tenant else [each.id for each in view.tenants()]
-    found: list[Thing] = []
-    if kind == "tenant":
-        found += view.tenants()
-    elif kind == "user":
-        found += view.users()
-    for of in tenants:
-        if kind == "device":
-            found += view.devices(of)
-        elif kind == "key":
-            found += view.keys(of)
-        elif kind == "point":
-            for device in view.devices(of):
-                found += view.points(of, device.id).values()
-    return [plain(thing) for thing in found]
+    return [plain(thing) for of in tenants for thing in _of_tenant(view, kind, of)]
+
+
+def _of_tenant(view: View, kind: str, tenant: str) -> Sequence[Thing]:
+    points = [
+        point for each in view.devices(tenant) for point in view.points(tenant, each.id).values()
+    ]
+    match kind:
+        case "device":
+            return view.devices(tenant)
+        case "api_server":
+            return [view.api_server(tenant)]
+        case "key":
+            return view.keys(tenant)
+        case "point":
+            return points
+        case "equipment":
+            return view.all_equipment(tenant)
+        case "binding":
+            return [found for each in points for found in view.bindings(tenant, point=each.id)]
+        case "trigger":
+            return [found for each in points for found in view.triggers(tenant, each.id)]
+    raise Refused(f"no such kind: {kind}")
 
 
 def plain(result: Any) -> Any:
@@ -76,9 +90,11 @@ async def listening(control: Control, view: View, path: Path) -> AsyncIterator[N
     """Listen for actions while the block runs."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        own = control.by(Caller(_peer(writer), "socket"))
         with contextlib.suppress(OSError, ValueError, asyncio.IncompleteReadError):
             while line := await reader.readline():
-                writer.write(json.dumps(await _answer(control, view, line)).encode() + b"\n")
+                answer = await _answer(own, view, line)
+                writer.write(json.dumps(answer).encode() + b"\n")
                 await writer.drain()
         writer.close()
 
@@ -94,6 +110,18 @@ async def listening(control: Control, view: View, path: Path) -> AsyncIterator[N
     finally:
         server.close()
         path.unlink(missing_ok=True)
+
+
+def _peer(writer: asyncio.StreamWriter) -> str:
+    """Which user of this machine is at the other end, where the system can tell."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return "owner"
+    connection = writer.get_extra_info("socket")
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack(
+        "3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    )
+    return f"uid {user}"
 
 
 async def _answer(control: Control, view: View, line: bytes) -> dict[str, Any]:

@@ -18,13 +18,27 @@ from uuid import UUID, uuid4, uuid5
 
 import xxhash
 
-from schemas.catalogue import THINGS, Device, Key, Point, Revocation, Tenant, Thing, User
+from schemas.catalogue import (
+    API_SERVER,
+    THINGS,
+    Binding,
+    Device,
+    Equipment,
+    Key,
+    Point,
+    Revocation,
+    Tenant,
+    Thing,
+    Trigger,
+    User,
+)
 from schemas.envelope import Change, Envelope, Logged
-from schemas.points import LANE_SHIFT, PointPolicy
+from schemas.points import LANE_SHIFT, PointPolicy, Rule
 from schemas.samples import Kind
 from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
 from services.catalogue._points import Creations, PointIndex, Policies, special
+from services.catalogue._relations import Relation
 from services.errors import Unavailable
 from services.eventlog import EventLog
 
@@ -32,6 +46,9 @@ _log = logging.getLogger(__name__)
 
 _POINT_IDS = UUID("8c5b8ac4-6d0e-5f0c-9d5e-3b7b0c7d8a11")
 """Namespace of the ids of points that are named by nobody."""
+_API_SERVERS = UUID("d3f4f6b2-3a0e-5c55-9a0f-6f1f3f0f7c42")
+"""Namespace of the ids of the tenants' API servers."""
+API_SERVER_NAME = "API server"
 _LOW = (1 << LANE_SHIFT) - 1
 _BATCH_WAIT_MS = 500
 
@@ -57,7 +74,8 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
 
     The id is derived and not drawn, so that doors which make the same point at once name it alike.
     """
-    name = "\0".join((tenant, device, key)).encode("utf-8", "surrogatepass").hex()
+    origin = members.get("origin") or key
+    name = "\0".join((tenant, device, origin)).encode("utf-8", "surrogatepass").hex()
     point_id = members.pop("id", "") or str(uuid5(_POINT_IDS, name))
     members.setdefault("name", key)
     return Point(
@@ -65,9 +83,15 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
         tenant=tenant,
         device=device,
         key=key,
-        series=series_id(tenant, device, key),
+        series=series_id(tenant, device, origin),
         **members,
     )
+
+
+@lru_cache(maxsize=4_096)
+def api_server_id(tenant: str) -> str:
+    """The id of the tenant's API server."""
+    return str(uuid5(_API_SERVERS, tenant))
 
 
 def first(thing: Thing) -> Change:
@@ -89,7 +113,10 @@ class View:
         self.undecodable = 0
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
-        self._policies = Policies()
+        self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
+        self._bindings: Relation[Binding] = Relation(lambda binding: binding.point)
+        self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
+        self._policies = Policies(self._rules_of)
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._creations = Creations(keys_per_device_max)
         self._key_by_digest: dict[str, str] = {}
@@ -123,7 +150,9 @@ class View:
         if old is not None:
             del things[change.id]
             self._unindex(old)
-        if cls is Point and (not change.first or (isinstance(new, Point) and special(new))):
+        if cls is Trigger or (
+            cls is Point and (not change.first or (isinstance(new, Point) and special(new)))
+        ):
             self._policies.advance(offset)
             self._stamps.clear()
         if new is not None:
@@ -147,7 +176,7 @@ class View:
         try:
             thing = cls.of({**change.body, "id": change.id})
             if isinstance(thing, Point):
-                place = (thing.tenant, thing.device, thing.key)
+                place = (thing.tenant, thing.device, thing.origin or thing.key)
                 if thing.series != series_id(*place):
                     raise ValueError(f"series {thing.series:#x} is not that of {place}")
         except (TypeError, ValueError) as error:
@@ -171,6 +200,11 @@ class View:
             self._key_by_digest.update((digest, thing.id) for digest, _ in thing.secrets)
         elif isinstance(thing, Tenant) and thing.uuid:
             self._tenant_by_uuid[thing.uuid] = thing.id
+        elif isinstance(thing, Trigger):
+            self._triggers.put(thing)
+        elif isinstance(thing, Binding):
+            self._bindings.put(thing)
+            self._feeds.put(thing)
 
     def _unindex(self, thing: Thing) -> None:
         if isinstance(thing, Point):
@@ -181,6 +215,20 @@ class View:
                 self._key_by_digest.pop(digest, None)
         elif isinstance(thing, Tenant):
             self._tenant_by_uuid.pop(thing.uuid, None)
+        elif isinstance(thing, Trigger):
+            self._triggers.remove(thing)
+        elif isinstance(thing, Binding):
+            self._bindings.remove(thing)
+            self._feeds.remove(thing)
+
+    def _rules_of(self, point: str) -> tuple[Rule, ...]:
+        """The rules of a point's triggers, by id."""
+        found = sorted(self._triggers.of(point), key=lambda trigger: trigger.id)
+        return tuple(
+            Rule(each.id, each.when, each.bound, each.hysteresis, each.delay_ms, each.on_clear)
+            for each in found
+            if each.bound is not None and not each.disabled
+        )
 
     # -- following the log -------------------------------------------------------------------------
 
@@ -241,7 +289,10 @@ class View:
 
     def series(self, tenant: str, device: str, key: str) -> int:
         """The series id, whether or not anything was ever written to it."""
-        return series_id(tenant, device, key)
+        point = self._points.at(tenant, device, key)
+        if point is not None:
+            return point.series
+        return series_id(tenant, device, self.origin(tenant, device, key) or key)
 
     def known(self, tenant: str, device: str, key: str) -> Point | None:
         """The point at this key of the device."""
@@ -255,10 +306,63 @@ class View:
         """Key to point, for all points of the device, in the order of their creation."""
         return self._points.of(tenant, device)
 
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        return _own(tenant, self._points.of_series(series))
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept; 0: for ever."""
+        point = self._points.of_series(series)
+        return 0 if point is None else point.keep_minutes
+
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's device for values that are pushed by key alone; there always is one, on the
+        log or not.
+        """
+        found = self._get(Device, device_id := api_server_id(tenant))
+        return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
+
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
         found = self._get(Device, device)
+        if found is None and device == api_server_id(tenant):
+            return self.api_server(tenant)
         return found if found is not None and found.tenant == tenant else None
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        found = self._get(Equipment, equipment)
+        return found if found is not None and found.tenant == tenant else None
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, in the order of creation."""
+        own = [each for each in self._all(Equipment) if each.tenant == tenant]
+        return sorted(own, key=lambda each: (each.created_ms, each.id))
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id, as long as both ends are there."""
+        found = self._get(Binding, binding)
+        return found if found is not None and self._tied(tenant, found) else None
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by, in the order of creation."""
+        found = self._bindings.of(point) if point else self._feeds.of(equipment)
+        return [binding for binding in found if self._tied(tenant, binding)]
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id, as long as its point is there."""
+        found = self._get(Trigger, trigger)
+        of_point = None if found is None else self.point(tenant, found.point)
+        return None if of_point is None else found
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers, in the order of creation."""
+        return [] if self.point(tenant, point) is None else self._triggers.of(point)
+
+    def _tied(self, tenant: str, binding: Binding) -> bool:
+        """Whether both ends are the tenant's. A deletion that was cut short may leave one end."""
+        ends = (self.point(tenant, binding.point), self.equipment(tenant, binding.equipment))
+        return None not in ends
 
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
@@ -293,6 +397,9 @@ class View:
         stamps = self._stamps.get((changed.tenant, changed.device))
         if stamps is None:
             return
+        if self._points.tangled(changed):
+            del self._stamps[changed.tenant, changed.device]
+            return
         stands = self._points.at(changed.tenant, changed.device, changed.key)
         if stands is None:
             stamps.pop(changed.key, None)
@@ -314,6 +421,8 @@ class View:
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The `first` change that makes the point at a new key; None where there is nothing to do:
         the point is known, or this process asked for it a moment ago.
@@ -333,11 +442,32 @@ class View:
                 key,
                 kind=None if kind is None else int(kind),
                 locked=locked,
+                origin=self.origin(tenant, device, key),
                 precision=precision,
                 band=band,
+                on_change=on_change,
+                keep_minutes=keep_minutes,
                 created_ms=received_ms,
             )
         )
+
+    def origin(self, tenant: str, device: str, key: str) -> str:
+        """What the series of a new point at this key is made of, where it is not the key itself:
+        another point took that series along when it got another key.
+        """
+        origin, count = key, 0
+        while (other := self._points.of_series(series_id(tenant, device, origin))) is not None:
+            if (other.tenant, other.device, other.origin or other.key) != (tenant, device, origin):
+                break
+            count += 1
+            origin = f"{key}\0{count}"
+        return "" if origin == key else origin
+
+    def crowded(self, tenant: str, device: str, key: str) -> bool:
+        """Whether more than one point wants this key of the device, or the series of who has it.
+        The one created first has both.
+        """
+        return self._points.crowded(tenant, device, key)
 
     def creation_failed(self, change: Change) -> None:
         """The log may not have a change that `creation` gave: the next use of the key asks again at
@@ -357,9 +487,21 @@ class View:
         found = self._key_by_digest.get(digest)
         return None if found is None else self._get(Key, found)
 
+    def revoked(self, token: str) -> bool:
+        """Whether the token of a user with this id was ended."""
+        return self._get(Revocation, Revocation.token_id(token)) is not None
+
     def user(self, name: str) -> User | None:
         """The user with this name."""
         return self._get(User, name)
+
+    def point_of(self, series: int) -> Point | None:
+        """The point whose series this is, of any tenant."""
+        return self._points.of_series(series)
+
+    def retained(self) -> Sequence[Point]:
+        """The points whose values are not kept for ever."""
+        return self._points.retained()
 
     def thing(self, kind: str, thing: str) -> Thing | None:
         """Anything, by kind and id, also a point that stands back behind another."""
@@ -374,8 +516,12 @@ class View:
         return self._all(User)
 
     def devices(self, tenant: str) -> Sequence[Device]:
-        """The tenant's devices, by id."""
-        return [device for device in self._all(Device) if device.tenant == tenant]
+        """The tenant's devices, by id; the API server among them."""
+        own = [device for device in self._all(Device) if device.tenant == tenant]
+        server = self.api_server(tenant)
+        if self.tenant(tenant) and server not in own:
+            own.append(server)
+        return sorted(own, key=lambda device: device.id)
 
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, by id."""

@@ -8,18 +8,18 @@ turns that into the vendor's own envelope.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import inf
 from typing import Any, Protocol
 
 from schemas.blocks import Block
-from schemas.catalogue import Device, Point, Tenant, User
+from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Trigger, User
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
-from schemas.samples import Kind, Verdict
+from schemas.samples import Kind, Value, Verdict
 from services.errors import PipelineError, Unavailable
 
 
@@ -29,7 +29,8 @@ class Principal:
     credential is a device's.
 
     From `expires_ms` (UTC) on, the key behind the credential is not good any more: a door that asks
-    once for a whole connection ends it then.
+    once for a whole connection ends it then. `token` is the id of the token that a user came with;
+    empty where it was a key.
     """
 
     tenant: str
@@ -37,6 +38,7 @@ class Principal:
     scopes: frozenset[str]
     device: str = ""
     expires_ms: float = inf
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,42 @@ class Lookup(Protocol):
         """The device with this id."""
         ...
 
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's device for values that are pushed by key alone; there always is one."""
+        ...
+
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point whose samples have this series id."""
+        ...
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept; 0: for ever."""
+        ...
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        ...
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, in the order of creation."""
+        ...
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id."""
+        ...
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by, in the order of creation."""
+        ...
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id."""
+        ...
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers, in the order of creation."""
+        ...
+
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
         ...
@@ -120,6 +158,8 @@ class Lookup(Protocol):
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The `first` change that makes the point at a new key; None where there is nothing to do.
 
@@ -140,10 +180,15 @@ class Lookup(Protocol):
 class Intake:
     """What a door takes in: samples (of any lane), and what the catalogue must hold for them
     (`first` changes, appended with the samples, before the answer).
+
+    `again`: what the samples are depends on the outcome of the changes (another process may make
+    the same thing otherwise). So they go to the log alone, and once the catalogue has them the
+    request is decoded anew.
     """
 
     block: Block
     changes: Sequence[Change] = ()
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +218,10 @@ class Auth(Enum):
     """`Authorization: Bearer` with a token of ours for a machine client."""
     X_AUTHORIZATION = "x-authorization"
     """`X-Authorization: Bearer` with a token of ours for a user."""
+    ACCESS_TOKEN = "access-token"
+    """A user's token or an API key: `?access_token=`, `Authorization` with or without `Bearer`, or
+    `X-Access-Token`; the first of these that is there.
+    """
     DEVICE_TOKEN = "device"
     """MQTT user name, or the path's `token`."""
 
@@ -227,8 +276,9 @@ class Push:
     """A door that takes samples in. Several `paths` are aliases; `{name}` in them become
     `Inbound.path`.
 
-    `decode` makes the intake (or raises Refused); `accepted` gets the verdict of every row in the
-    request's order (empty where the door answers on APPEND) and makes the answer. `bulk` marks a
+    `decode` makes the intake (or raises Refused); `accepted` gets what was
+    taken in and the verdict of every row in the request's order (empty where the door answers on
+    APPEND), and makes the answer. `bulk` marks a
     hot door: it is served by the plain ASGI path. `docs` describes the door for the OpenAPI page:
     `described` makes it.
     """
@@ -237,7 +287,7 @@ class Push:
     paths: Sequence[str]
     auth: Auth
     decode: Callable[[Inbound, Lookup], Intake]
-    accepted: Callable[[Inbound, Sequence[Verdict]], Reply]
+    accepted: Callable[[Inbound, Intake, Sequence[Verdict]], Reply]
     refused: Refusal
     scope: str = "ingest"
     answer: Answer = Answer.APPEND
@@ -269,12 +319,13 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a read door wants: one query, or the latest values; `context` is handed back to
-    `render`.
+    `render`. A `fresh` answer has everything that was acknowledged before the question came.
     """
 
     query: RangeQuery | LatestQuery
     names: Mapping[int, str]
     context: Any = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +340,36 @@ class Read:
     refused: Refusal
     scope: str = "read"
     docs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which changes a reader wants: those of `device`, or only of the points whose `series` are
+    named; without them points that are still to come count too.
+
+    `since` is the id of the last change that the reader has ("": it begins now).
+    """
+
+    device: str
+    series: frozenset[int] | None = None
+    since: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """A door that tells of changes as they come: a stream of server-sent events, or a WebSocket at
+    the same path. `event` makes one change, a point and (UTC ms, kind, value), a JSON text on one
+    line, once for all who follow.
+    """
+
+    paths: Sequence[str]
+    auth: Auth
+    parse: Callable[[Inbound, Lookup], Following]
+    event: Callable[[Point, int, int, Value], bytes]
+    refused: Refusal
+    scope: str = "read"
+    docs: Mapping[str, Any] = field(default_factory=dict)
+    method: str = "GET"
 
 
 class Actions(Protocol):
@@ -308,6 +389,19 @@ class Actions(Protocol):
         """(token, refresh token) of a user for a tenant (its short name). Raises Unauthorized."""
         ...
 
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        choose: Callable[[Sequence[Tenant]], Tenant],
+        seconds: int | None = None,
+    ) -> tuple[str, int]:
+        """(token, seconds it is good for) of a user for the one of their tenants that `choose`
+        takes; what that raises is passed on. `seconds` may only shorten its life. Raises
+        Unauthorized.
+        """
+        ...
+
     def refresh(self, refresh_token: str) -> tuple[str, str]:
         """A new pair for a refresh token. Raises Unauthorized."""
         ...
@@ -316,17 +410,33 @@ class Actions(Protocol):
         """The user."""
         ...
 
+    def users(self, tenant: str) -> Sequence[User]:
+        """Who may enter the tenant, by name."""
+        ...
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, by id."""
+        ...
+
+    def control(self, caller: Principal) -> Any:
+        """The control actions (coroutines of `services.catalogue.Control`), done for the caller;
+        for calls whose `handle` is a coroutine.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A door that has something done and answers with the result: log in, tokens, later control
-    actions.
+    """A door that has something done and answers with the result: log in, tokens, control actions.
+
+    `handle` is called in a thread of its own (what it asks of `Actions` may take CPU), unless it is
+    a coroutine.
     """
 
     method: str
     paths: Sequence[str]
     auth: Auth
-    handle: Callable[[Inbound, Lookup, Actions], Reply]
+    handle: Callable[[Inbound, Lookup, Actions], Reply | Awaitable[Reply]]
     refused: Refusal
     scope: str = ""
     body_bytes_max: int = 64 * 1024
@@ -345,6 +455,9 @@ class Dialect:
     pushes: Sequence[Push] = ()
     publishes: Sequence[Publish] = ()
     reads: Sequence[Read] = ()
+    follows: Sequence[Follow] = ()
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
     refused: Refusal | None = None
+    warm: Callable[[], None] | None = None
+    """What a process that opens these doors does first, so that no request pays for it."""

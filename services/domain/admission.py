@@ -1,5 +1,5 @@
-"""The judge's specification: type, repetition, overwriting and deadband in one fixed order, one
-verdict per sample, once, in the order of the log.
+"""The judge's specification: type, renewal, repetition, overwriting and deadband in one fixed
+order, one verdict per sample, once, in the order of the log.
 
 **What is known of a series.** The newest policy that came with its samples (`PointPolicy.revision`;
 of two with equal revisions the first). The newest sample seen, also if the deadband dropped it. The
@@ -12,11 +12,12 @@ have been forgotten there.
 1. *Policy.* If the sample brings a newer policy, that is the series' policy from here on, whatever
    becomes of the sample.
 2. *Type.* If the policy locks the type and the sample's is another: REFUSED. Nothing else changes.
-3. *A taken time*, the newest one or any other: the same sample again is a DUPLICATE; another one is
+3. *Renewal.* The door says that what held the time has expired (`Conflict.RENEW`): KEPT, see below.
+4. *A taken time*, the newest one or any other: the same sample again is a DUPLICATE; another one is
    a CONFLICT where the first wins, an OVERWRITE where the last wins.
-4. *A free time before the newest* (a late sample): KEPT. It bypasses the deadband and leaves newest
+5. *A free time before the newest* (a late sample): KEPT. It bypasses the deadband and leaves newest
    and base alone, so that the deadband is a function of the log's order.
-5. *A time after the newest*, or the first of a series: the deadband decides. SUPPRESSED or KEPT, it
+6. *A time after the newest*, or the first of a series: the deadband decides. SUPPRESSED or KEPT, it
    is the newest now; KEPT makes it the base.
 
 **A suppressed sample** is not stored. Its time is known only while it is the newest: until then a
@@ -25,6 +26,12 @@ for a late sample. So verdicts are a function of the log, however much is rememb
 
 **An overwrite** replaces the whole sample. At the base's time it moves the base's value. Of a
 suppressed newest sample it makes a stored one, and the base.
+
+**A renewal** takes its time as free, whatever is remembered or was learned of it, and holds it from
+there on. It is never a repetition, also not of itself: so a replay, for which the store already has
+the row, decides the same. It bypasses the deadband. At the newest time or the base's it moves them
+as an overwrite does; after the newest it is newest and base. Rows that have expired may still lie
+in the store: its version is of the overwriting class, so that it counts above them.
 
 **Forgetting and asking.** A time may be forgotten once the store has it; that raises the floor to
 it. The store's answer is learned before the sample is judged: a row that stands before the judged
@@ -42,7 +49,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from schemas.points import PointPolicy
-from schemas.samples import Sample, Verdict
+from schemas.samples import Conflict, Sample, Verdict
 from services.domain import deadband, dedupe, overwrite
 from services.domain.deadband import Base, base_of
 from services.domain.dedupe import Fingerprint, Taken, fingerprint
@@ -75,6 +82,8 @@ def step(state: Series, sample: Sample, policy: PointPolicy) -> tuple[Series, Ve
     state = replace(state, policy=policy)
     if policy.kind is not None and sample.kind != policy.kind:
         return state, Verdict.REFUSED
+    if sample.rule == Conflict.RENEW:
+        return _renewed(state, sample), Verdict.KEPT
     taken, verdict = dedupe.step(_with_newest(state), sample)
     if verdict == Verdict.DUPLICATE:
         return state, verdict
@@ -133,6 +142,13 @@ def _with_newest(state: Series) -> Taken:
 
 def _is_late(state: Series, sample: Sample) -> bool:
     return state.newest is not None and sample.ts_ms < state.newest.ts_ms
+
+
+def _renewed(state: Series, sample: Sample) -> Series:
+    if state.newest is None or sample.ts_ms > state.newest.ts_ms:
+        newest = Newest(sample.ts_ms, fingerprint(sample), suppressed=False)
+        state = replace(state, newest=newest)
+    return _overwritten(state, sample)
 
 
 def _overwritten(state: Series, sample: Sample) -> Series:

@@ -2,28 +2,36 @@
 
 A sample is suppressed if its value differs from the base, the last kept one, by *less* than the
 band: `band` itself or `band_percent` of the base's amount, whichever is wider. A change of exactly
-the band counts. Bands are given in decimals, and 0.3 - 0.2 as doubles is a little less than 0.1; so
-a difference that misses the band by a few units in the last place of the larger operand counts as
-the band itself. An equal value never counts as a change. When `heartbeat_ms` has passed since the
-base, the sample is kept whatever its value.
+the band counts. An equal value never counts as a change.
 
-Only DOUBLE and LONG samples of the base's own kind have a difference; any other is kept. Whoever
-folds hands in only samples newer than any seen of the series: late ones bypass the deadband, which
-makes it a function of the log's order.
+Values and bands are the decimals that they are written as: a double stands for its shortest
+notation that reads back as itself (`repr`), a LONG for itself; and they are compared exactly. So
+0.3 after 0.2 is a change of 0.1, although 0.3 - 0.2 as doubles is a little less.
+
+With `on_change` a sample of the base's own kind and bits is suppressed too, of whatever kind it is.
+Otherwise only DOUBLE and LONG samples of the base's kind have a difference, and infinities and NaN
+have none; what has none is kept. When `heartbeat_ms` has passed since the base, the sample is kept
+whatever its value.
+
+Whoever folds hands in only samples newer than any seen of the series: late ones bypass the
+deadband, which makes it a function of the log's order.
 """
 
 from __future__ import annotations
 
-import sys
+import math
 from dataclasses import dataclass
+from decimal import Context, Decimal, DivisionByZero, Inexact, InvalidOperation, Overflow
 
 from schemas.blocks import bits_of
 from schemas.points import PointPolicy
 from schemas.samples import Kind, Sample, Value, Verdict
 
-ULPS = 4
-"""Units in the last place by which a difference may miss the band and still be it."""
-
+_EXACT = Context(prec=2_000, traps=[Inexact, InvalidOperation, Overflow, DivisionByZero])
+"""Rounds nothing. Doubles have digits from the 309th before the point to the 324th behind it, a
+percentage of one up to the 650th; a result that did not fit would be an error.
+"""
+_HUNDREDTH = Decimal("0.01")
 _NUMBERS = (Kind.DOUBLE, Kind.LONG)
 
 
@@ -50,20 +58,28 @@ def step(base: Base | None, sample: Sample, policy: PointPolicy) -> tuple[Base |
 
 
 def _is_suppressed(base: Base, sample: Sample, policy: PointPolicy) -> bool:
-    if sample.kind != base.kind or sample.kind not in _NUMBERS:
+    if sample.kind != base.kind:
         return False
     if policy.heartbeat_ms != 0 and sample.ts_ms - base.ts_ms >= policy.heartbeat_ms:
         return False
-    value, origin = sample.value, base.value
-    assert not isinstance(value, str) and not isinstance(origin, str)
-    limit = policy.band
-    relative = policy.band_percent * float(abs(origin)) / 100.0
-    if relative > limit:
-        limit = relative
-    if not limit > 0.0:
+    if policy.on_change and bits_of(sample.kind, sample.value) == base.bits:
+        return True
+    if sample.kind not in _NUMBERS or not _is_finite(sample.value, base.value):
         return False
-    # Whole numbers are subtracted exactly; only the band itself may be off by a few units.
-    change, scale = float(abs(value - origin)), limit
-    if sample.kind == Kind.DOUBLE:
-        scale = max(limit, abs(value), abs(origin))
-    return change == 0.0 or change + ULPS * sys.float_info.epsilon * scale < limit
+    value, origin = _decimal(sample.value), _decimal(base.value)
+    change = _EXACT.abs(_EXACT.subtract(value, origin))
+    if policy.band > 0.0 and change < _decimal(policy.band):
+        return True
+    if not policy.band_percent > 0.0 or not origin:
+        return False
+    percent = _EXACT.multiply(_decimal(policy.band_percent), _HUNDREDTH)
+    return change < _EXACT.multiply(percent, _EXACT.abs(origin))
+
+
+def _is_finite(*values: Value) -> bool:
+    return all(not isinstance(value, float) or math.isfinite(value) for value in values)
+
+
+def _decimal(value: Value) -> Decimal:
+    """The decimal that a number is written as."""
+    return Decimal(repr(value))

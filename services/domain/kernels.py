@@ -17,8 +17,8 @@ import numpy as np
 from numba import njit
 
 from schemas.samples import Conflict, Kind, Verdict
-from services.domain.deadband import ULPS
 from services.domain.lattice import ROW_BITS
+from services.domain.suppressed import MINUTE_MS
 
 Column = np.ndarray[Any, Any]
 
@@ -29,36 +29,52 @@ ANY = -1
 
 MAX_TS, NEWEST, BASE_TS, BASE_BITS, BASE_KIND, KIND, REVISION, BANDED = range(8)
 """Columns of `Memory.series`."""
+BY_BAND, BY_EQUALITY = 1, 2
+"""Bits of the column BANDED: what may suppress a sample, a band or `on_change`; 0 is nothing."""
 BAND, PERCENT, HEARTBEAT = range(3)
 """Columns of `Memory.bands`."""
 TS, MARK, OFFSET, SLOT = range(4)
 """Columns of `Memory.rows`."""
-USED, BEGIN, END, INDEXED, FILLED = range(5)
+COUNT, TOLD, LAST_TS, LAST_BITS, LAST_WHAT = range(5)
+"""Columns of `Memory.suppressed`; `LAST_WHAT` is quality * 8 + kind."""
+ROW = 1
+"""In what `count` puts out this column is the row that had it put out, the others are as above."""
+USED, BEGIN, END, INDEXED, FILLED, UNTOLD = range(6)
 """Places in `Memory.counts`."""
 KNOWN, TIME_UNKNOWN, SERIES_UNKNOWN = range(3)
 """What `question` finds of a row."""
+UNDECIDED = 255
+"""Stands for the verdict of a row at which `judge` stops because only the specification can tell
+whether the deadband drops it.
+"""
 
-_DOUBLE, _LONG, _LAST = int(Kind.DOUBLE), int(Kind.LONG), int(Conflict.LAST)
+_DOUBLE, _LONG = int(Kind.DOUBLE), int(Kind.LONG)
+_FIRST, _LAST, _RENEW = (int(rule) for rule in Conflict)
 _KEPT, _DUPLICATE, _CONFLICT, _OVERWRITE, _SUPPRESSED, _REFUSED = (int(v) for v in Verdict)
-_EPSILON = ULPS * float(np.finfo(np.float64).eps)
+_MARGIN = 8 * float(np.finfo(np.float64).eps)
+_SMALL, _PERCENT_MAX = 1e-290, 1e30
+_TENS = np.array([float(10**power) for power in range(16)])
+_DIGITS_MAX, _WHOLE_MAX, _PRODUCT_MAX = 1e15, float(2**53), 9e18
 _GOLDEN, _SPREAD = 0x9E3779B97F4A7C15 - 2**64, 0xD6E8FEB86659FD93 - 2**64
 
 
 class Memory(NamedTuple):
     """A lane's memory.
 
-    A series has a place ("slot") in the columns `names` (its id), `series`, `bands` and `floors`;
-    `slots` is an open-addressing table from id to slot, -1 where free. `rows` is a ring of the
-    remembered times in the order they were stored; a row is named by a running number, so that
-    forgetting the oldest moves nothing. `by_time` is an open-addressing table from (series, time)
-    to the number of its newest row, -1 where free. `counts`: series in use, first row, the one
-    behind the last row, the one behind the last row in `by_time`, places of `by_time` in use.
+    A series has a place ("slot") in the columns `names` (its id), `series`, `bands`, `floors` and
+    `suppressed` (what `suppressed.Count` is); `slots` is an open-addressing table from id to slot,
+    -1 where free. `rows` is a ring of the remembered times in the order they were stored; a row is
+    named by a running number, so that forgetting the oldest moves nothing. `by_time` is an
+    open-addressing table from (series, time) to the number of its newest row, -1 where free.
+    `counts`: series in use, first row, the one behind the last row, the one behind the last row in
+    `by_time`, places of `by_time` in use, series with suppressed samples of which no row has told.
     """
 
     names: Column
     series: Column
     bands: Column
     floors: Column
+    suppressed: Column
     slots: Column
     rows: Column
     by_time: Column
@@ -67,7 +83,7 @@ class Memory(NamedTuple):
 
 class Rows(NamedTuple):
     """A block's columns, one element a row; `doubles` are the same bits as `bits`. `policies` has
-    the columns revision and locked kind, `policy_bands` those of `Memory.bands`.
+    the columns revision, locked kind and `on_change`, `policy_bands` those of `Memory.bands`.
     """
 
     series: Column
@@ -151,30 +167,120 @@ def _catch_up(by_time: Any, rows: Any, counts: Any) -> None:
 
 
 @njit(cache=True)
-def _is_suppressed(
-    series: Any, bands: Any, slot: int, ts: int, kind: int, bits: int, double: Any, base: Any
+def _digits(number: Any, power: int) -> Any:
+    """The whole number that is `number` * 10^`power` as decimals, NaN where there is none.
+
+    It has at most 15 digits, and two decimals of so few never share a double: so where it gives the
+    double back it is the shortest notation.
+    """
+    whole = np.rint(number * _TENS[power])
+    if abs(whole) < _DIGITS_MAX and whole / _TENS[power] == number:
+        return whole
+    return np.nan
+
+
+@njit(cache=True)
+def _compare(change: Any, limit: Any, scale: Any) -> Any:
+    """Whether a change is below the limit by more than doubles can be wrong about it.
+
+    The difference of two doubles, a limit of two factors and the decimals that all of them stand
+    for are off by less than six units in the last place of the largest, `_SMALL` is far above what
+    the smallest doubles lose.
+    """
+    error = _MARGIN * max(scale, change, limit) + _SMALL
+    if change + error < limit:
+        return _SUPPRESSED
+    return _KEPT if change - error >= limit else UNDECIDED
+
+
+@njit(cache=True)
+def _compare_band(kind: int, double: Any, base: Any, change: Any, band: Any) -> Any:
+    """Whether the change is below the band, in whole numbers, where few digits make all of it."""
+    for power in range(16):
+        limit = _digits(band, power)
+        if kind == _DOUBLE:
+            difference = abs(_digits(double, power) - _digits(base, power))
+        else:
+            difference = change * _TENS[power]
+        if difference < _WHOLE_MAX and not np.isnan(limit):
+            return _SUPPRESSED if difference < limit else _KEPT
+    return UNDECIDED
+
+
+@njit(cache=True)
+def _compare_percent(kind: int, double: Any, base: Any, change: Any, percent: Any) -> Any:
+    """Whether the change is below so many percent of the base, likewise."""
+    difference, amount = change, abs(base)
+    for power in range(16):
+        if kind == _DOUBLE:
+            amount = abs(_digits(base, power))
+            difference = abs(_digits(double, power) - _digits(base, power))
+        if difference < _WHOLE_MAX and amount < _WHOLE_MAX:
+            break
+    for power in range(16):
+        factor = _digits(percent, power)
+        # Both products are whole, and as int64 exact.
+        left, right = difference * 100.0 * _TENS[power], amount * factor
+        whole = difference < _WHOLE_MAX and amount < _WHOLE_MAX
+        if whole and left < _PRODUCT_MAX and right < _PRODUCT_MAX:
+            hundreds = np.int64(100) * np.int64(_TENS[power])
+            less = np.int64(difference) * hundreds < np.int64(amount) * np.int64(factor)
+            return _SUPPRESSED if less else _KEPT
+    return UNDECIDED
+
+
+@njit(cache=True)
+def _within(
+    kind: int, bits: int, base_bits: int, double: Any, base: Any, band: Any, percent: Any
 ) -> Any:
-    """Whether the deadband drops a sample; `deadband.step` is the specification."""
-    base_ts, base_bits = series[slot, BASE_TS], series[slot, BASE_BITS]
-    if base_ts == NEVER or kind != series[slot, BASE_KIND] or kind > _LONG:
-        return False
-    if bands[slot, HEARTBEAT] != 0.0 and ts - base_ts >= bands[slot, HEARTBEAT]:
-        return False
+    """Whether a number is within a band around the base, as decimals: most by doubles, those near
+    the border by whole numbers, the rest is UNDECIDED.
+    """
     if kind == _LONG:
         high, low = max(bits, base_bits), min(bits, base_bits)
         change, base = np.float64(np.uint64(high) - np.uint64(low)), np.float64(base_bits)
+        scale = 0.0
     else:
-        change = abs(double - base)
-    limit = bands[slot, BAND]
-    relative = bands[slot, PERCENT] * abs(base) / 100.0
-    if relative > limit:
-        limit = relative
-    if not limit > 0.0:
-        return False
-    scale = limit
-    if kind == _DOUBLE:
-        scale = max(limit, abs(double), abs(base))
-    return change == 0.0 or change + _EPSILON * scale < limit
+        change, scale = abs(double - base), max(abs(double), abs(base))
+        if not np.isfinite(scale):
+            return _KEPT
+    banded, relative = band > 0.0, percent > 0.0 and base != 0.0
+    if change == 0.0:
+        return _SUPPRESSED if banded or relative else _KEPT
+    if not np.isfinite(change):
+        return UNDECIDED
+    by_band, by_percent = _KEPT, _KEPT
+    if banded:
+        by_band = _compare(change, band, scale)
+    if relative:
+        by_percent = UNDECIDED
+        if percent < _PERCENT_MAX:
+            by_percent = _compare(change, percent * abs(base) / 100.0, scale)
+    if by_band == UNDECIDED and by_percent != _SUPPRESSED:
+        by_band = _compare_band(kind, double, base, change, band)
+    if by_percent == UNDECIDED and by_band != _SUPPRESSED:
+        by_percent = _compare_percent(kind, double, base, change, percent)
+    if by_band == _SUPPRESSED or by_percent == _SUPPRESSED:
+        return _SUPPRESSED
+    return UNDECIDED if by_band == UNDECIDED or by_percent == UNDECIDED else _KEPT
+
+
+@njit(cache=True)
+def _weigh(
+    series: Any, bands: Any, slot: int, ts: int, kind: int, bits: int, double: Any, base: Any
+) -> Any:
+    """KEPT, SUPPRESSED or UNDECIDED; `deadband.step` is the specification."""
+    base_ts, base_bits = series[slot, BASE_TS], series[slot, BASE_BITS]
+    if base_ts == NEVER or kind != series[slot, BASE_KIND]:
+        return _KEPT
+    if bands[slot, HEARTBEAT] != 0.0 and ts - base_ts >= bands[slot, HEARTBEAT]:
+        return _KEPT
+    if series[slot, BANDED] & BY_EQUALITY and bits == base_bits:
+        return _SUPPRESSED
+    if series[slot, BANDED] & BY_BAND == 0 or kind > _LONG:
+        return _KEPT
+    band, percent = bands[slot, BAND], bands[slot, PERCENT]
+    return _within(kind, bits, base_bits, double, base, band, percent)
 
 
 @njit(cache=True)
@@ -183,7 +289,8 @@ def _adopt(series: Any, bands: Any, slot: int, policies: Any, policy_bands: Any,
     series[slot, REVISION], series[slot, KIND] = policies[row, 0], policies[row, 1]
     for at in range(3):
         bands[slot, at] = policy_bands[row, at]
-    series[slot, BANDED] = bands[slot, BAND] > 0.0 or bands[slot, PERCENT] > 0.0
+    banded = bands[slot, BAND] > 0.0 or bands[slot, PERCENT] > 0.0
+    series[slot, BANDED] = BY_BAND * banded + BY_EQUALITY * policies[row, 2]
 
 
 @njit(cache=True)
@@ -202,16 +309,19 @@ def judge(
     record: int,
     offset: int,
     learning: bool,
+    told: int,
     verdicts: Any,
     versions: Any,
 ) -> int:
-    """Judge rows `first` to `stop` of a block; returns the row before which `by_time` needs room,
-    or `stop`. `record` is the block's place among all records (`lattice.record_of`).
+    """Judge rows `first` to `stop` of a block; returns the row before which it stopped, or `stop`.
 
-    `learning` takes rows that the store answered: they are what they are, so neither type nor
-    deadband is asked, nothing is overwritten, and they bring no policy.
+    It stops where `by_time` needs room, or where only the specification can tell what the deadband
+    says: then the row's verdict is UNDECIDED, and the next call begins there with `told`, KEPT or
+    SUPPRESSED. `record` is the block's place among all records (`lattice.record_of`). `learning`
+    takes rows that the store answered: they are what they are, so neither type nor deadband is
+    asked, nothing is overwritten or renewed, and they bring no policy.
     """
-    names, series, bands, _, slots, rows, by_time, counts = m
+    names, series, bands, _, _, slots, rows, by_time, counts = m
     ids, times, kinds, all_bits, doubles, qualities, rules, policy, policies, policy_bands = b
     bases = series.view(np.float64)
     start = record << ROW_BITS
@@ -227,13 +337,24 @@ def judge(
         mark = bits ^ ((np.int64(qualities[i]) * 8 + kind) * _SPREAD)
         verdict = _KEPT
         moves = ts > series[slot, MAX_TS]
-        if moves:
-            series[slot, MAX_TS], series[slot, NEWEST] = ts, mark
+        if rules[i] == _RENEW and not learning:
+            moves = ts >= series[slot, MAX_TS] or ts == series[slot, BASE_TS]
+            if ts >= series[slot, MAX_TS]:
+                series[slot, MAX_TS], series[slot, NEWEST] = ts, mark
+        elif moves:
+            change = _KEPT
             if series[slot, BANDED] != 0 and not learning:
-                base = bases[slot, BASE_BITS]
-                if _is_suppressed(series, bands, slot, ts, kind, bits, doubles[i], base):
-                    verdicts[i] = _SUPPRESSED
-                    continue
+                change = told
+                if i > first or told == UNDECIDED:
+                    base = bases[slot, BASE_BITS]
+                    change = _weigh(series, bands, slot, ts, kind, bits, doubles[i], base)
+                if change == UNDECIDED:
+                    verdicts[i] = UNDECIDED
+                    return i
+            series[slot, MAX_TS], series[slot, NEWEST] = ts, mark
+            if change == _SUPPRESSED:
+                verdicts[i] = _SUPPRESSED
+                continue
         else:
             taken, known = ts == series[slot, MAX_TS] and not learning, series[slot, NEWEST]
             if not taken:
@@ -261,8 +382,47 @@ def judge(
         verdicts[i] = verdict
         # 2^63 + pos and 2^63 - 1 - pos, as int64 of the same bits.
         place = start | i
-        versions[i] = NEVER + place if rules[i] == _LAST else -1 - (NEVER + place)
+        versions[i] = NEVER + place if rules[i] != _FIRST else -1 - (NEVER + place)
     return stop
+
+
+@njit(cache=True)
+def count(b: Rows, m: Memory, verdicts: Any, out: Any) -> int:
+    """Count the suppressed rows of a judged block; writes what is to be put out into the rows of
+    `out` (room for two a row of the block) and returns how many. `suppressed.step` is the
+    specification.
+    """
+    state, counts, written = m.suppressed, m.counts, 0
+    for i in range(verdicts.size):
+        suppressed = verdicts[i] == _SUPPRESSED
+        stored = verdicts[i] == _KEPT or verdicts[i] == _OVERWRITE
+        if not suppressed and (not stored or counts[UNTOLD] == 0):
+            continue
+        slot = np.int64(m.slots[find(m.slots, m.names, b.series[i])])
+        minute_ends = state[slot, LAST_TS] // MINUTE_MS != b.ts[i] // MINUTE_MS
+        if state[slot, TOLD] != state[slot, COUNT] and (stored or minute_ends):
+            out[written] = state[slot]
+            out[written, ROW] = i
+            written += 1
+            counts[UNTOLD] -= 1
+            state[slot, TOLD] = state[slot, COUNT]
+        if not suppressed:
+            continue
+        if minute_ends:
+            state[slot, COUNT] = state[slot, TOLD] = 0
+        untold = state[slot, TOLD] != state[slot, COUNT]
+        state[slot, COUNT] += 1
+        state[slot, LAST_TS], state[slot, LAST_BITS] = b.ts[i], b.bits[i]
+        state[slot, LAST_WHAT] = np.int64(b.quality[i]) * 8 + b.kind[i]
+        if state[slot, COUNT] & (state[slot, COUNT] - 1) == 0:
+            out[written] = state[slot]
+            out[written, ROW] = i
+            written += 1
+            counts[UNTOLD] -= untold
+            state[slot, TOLD] = state[slot, COUNT]
+        else:
+            counts[UNTOLD] += not untold
+    return written
 
 
 @njit(cache=True)

@@ -3,8 +3,8 @@ the highest wins.
 
 Taking the maximum does not care for order, repetition or grouping, so replayed, reordered and
 doubled rows come to one result. First-wins samples count down from the centre (the earliest is the
-highest), overwriting ones count up from it (the latest is the highest, and above all first-wins
-ones). The epoch in the top bits keeps positions comparable when the log is made anew.
+highest), overwriting and renewing ones count up from it (the latest is the highest, and above all
+first-wins ones). The epoch in the top bits keeps positions comparable when the log is made anew.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def version_of(place: Place) -> int:
     """The version (uint64) of the row that stands at `place`."""
     assert 0 <= place.row < 1 << ROW_BITS, f"row {place.row} does not fit"
     position = record_of(place.epoch, place.offset) << ROW_BITS | place.row
-    return CENTRE + position if place.rule == Conflict.LAST else CENTRE - 1 - position
+    return CENTRE - 1 - position if place.rule == Conflict.FIRST else CENTRE + position
 
 
 def place_of(version: int) -> Place:
-    """The inverse of `version_of`."""
+    """The inverse of `version_of`; a renewal's version is that of an overwrite, and says LAST."""
     if version >= CENTRE:
         position, rule = version - CENTRE, Conflict.LAST
     else:

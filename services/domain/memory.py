@@ -15,20 +15,22 @@ from struct import Struct
 
 import numpy as np
 
-from schemas.blocks import Block, bytes_of
+from schemas.blocks import Block, bytes_of, double_of
 from schemas.envelope import Position
 from schemas.points import PointPolicy
 from schemas.samples import Kind, Verdict
-from services.domain import kernels
-from services.domain.kernels import ANY, NEVER, Column, Memory, Rows
+from services.domain import deadband, kernels
+from services.domain.deadband import Base
+from services.domain.kernels import ANY, NEVER, UNDECIDED, Column, Memory, Rows
 from services.domain.lattice import is_earlier, record_of
 
 ROWS_MAX = 65_536
 """Times that a lane remembers although the store has them."""
 
-FORMAT = 1
+FORMAT = 2
 _HEAD = Struct("<BBII")
-_PACKED = ("names", "series", "bands", "floors", "rows")
+_PACKED = ("names", "series", "bands", "floors", "suppressed", "rows")
+_TEXT_KINDS = (Kind.STRING, Kind.JSON)
 
 
 @dataclass(slots=True)
@@ -73,6 +75,10 @@ class Lane:
 
     def __init__(self, *, whole: bool, rows_max: int = ROWS_MAX) -> None:
         self.whole, self.rows_max = whole, rows_max
+        self.decided = 0
+        """How many rows were left to the specification: numbers of more than 15 digits that lie at
+        the border of a deadband.
+        """
         self._floor_ts = NEVER
         """The highest of all floors: nothing above it needs to be asked."""
         self._memory = Memory(
@@ -80,10 +86,11 @@ class Lane:
             series=np.zeros((0, 8), np.int64),
             bands=np.zeros((0, 3)),
             floors=np.zeros(0, np.int64),
+            suppressed=np.zeros((0, 5), np.int64),
             slots=np.full(2, -1, np.int32),
             rows=np.zeros((1, 4), np.int64),
             by_time=np.full(2, -1, np.int32),
-            counts=np.zeros(5, np.int64),
+            counts=np.zeros(6, np.int64),
         )
 
     @property
@@ -96,6 +103,11 @@ class Lane:
     def indexed(self) -> int:
         """How many remembered times the index has been given; 0 while all comes in order."""
         return int(self._memory.counts[kernels.INDEXED])
+
+    @property
+    def untold(self) -> int:
+        """How many series have suppressed samples of which no row has told."""
+        return int(self._memory.counts[kernels.UNTOLD])
 
     # -- the way of a record
 
@@ -135,8 +147,7 @@ class Lane:
         for series in unknown:
             self._room(series=1)
             m = self._memory
-            name = series - (1 << 64) if series >> 63 else series
-            slot = kernels.slot_of(m.slots, m.names, m.counts, name)
+            slot = kernels.slot_of(m.slots, m.names, m.counts, _signed(series))
             m.floors[slot] = max(int(m.floors[slot]), newest.get(series, NEVER))
             self._floor_ts = max(self._floor_ts, int(m.floors[slot]))
 
@@ -164,14 +175,44 @@ class Lane:
         offset = -1 if learning else position.offset
         self._room(series=size, rows=size)
         for first, stop in spans:
+            told = UNDECIDED
             while first < stop:
                 m = self._memory
                 first = kernels.judge(
-                    first, stop, columns, m, record, offset, learning, judged, versions
+                    first, stop, columns, m, record, offset, learning, told, judged, versions
                 )
-                if first < stop:
+                told = UNDECIDED
+                if first < stop and judged[first] == UNDECIDED:
+                    told = self._decide(block, first)
+                elif first < stop:
                     self._index_room(stop - first)
         return judgement
+
+    def _decide(self, block: Block, row: int) -> Verdict:
+        """What the specification's deadband says of a row that the kernel leaves to it."""
+        self.decided += 1
+        m = self._memory
+        slot = kernels.slot_of(m.slots, m.names, m.counts, _signed(block.series[row]))
+        known, (band, percent, heartbeat_ms) = m.series[slot], m.bands[slot]
+        kind, bits = Kind(int(known[kernels.BASE_KIND])), int(known[kernels.BASE_BITS])
+        value = double_of(bits) if kind == Kind.DOUBLE else bits
+        base = Base(int(known[kernels.BASE_TS]), kind, bits, value)
+        policy = PointPolicy(
+            "", band=float(band), band_percent=float(percent), heartbeat_ms=int(heartbeat_ms)
+        )
+        return deadband.step(base, block.sample(row), policy)[1]
+
+    def suppressed(self, block: Block, verdicts: bytearray) -> Block:
+        """Count the suppressed rows of the judged block: what is to be put out of them, the counts
+        as `version` (see `services.domain.suppressed`). To be asked once for a block.
+        """
+        counts = self._memory.counts
+        if Verdict.SUPPRESSED not in verdicts and not counts[kernels.UNTOLD]:
+            return Block()
+        out = np.empty((2 * len(block), 5), np.int64)
+        judged = np.frombuffer(verdicts, np.uint8)
+        out = out[: kernels.count(_columns(block), self._memory, judged, out)]
+        return _told(block, out) if len(out) else Block()
 
     def forget(self, offset: int) -> None:
         """The store has every row up to `offset`: let the oldest go beyond `rows_max`; what is not
@@ -195,6 +236,7 @@ class Lane:
                 series=_grown(m.series, size, _BLANK),
                 bands=_grown(m.bands, size, 0),
                 floors=_grown(m.floors, size, NEVER),
+                suppressed=_grown(m.suppressed, size, 0),
                 slots=np.full(2 * size, -1, np.int32),
             )
             kernels.fill(m.slots, m.names, used)
@@ -211,7 +253,7 @@ class Lane:
         Making it anew also drops what was forgotten.
         """
         m = self._memory
-        begin, end, indexed, filled = (int(count) for count in m.counts[kernels.BEGIN :])
+        begin, end, indexed, filled, _ = (int(count) for count in m.counts[kernels.BEGIN :])
         if 2 * (filled + end - max(indexed, begin) + rows) > len(m.by_time):
             size = _power(4 * (end - begin + rows))
             self._memory = m._replace(by_time=np.full(max(2, size), -1, np.int32))
@@ -224,7 +266,7 @@ class Lane:
         m = self._memory
         used, begin, end = (int(m.counts[at]) for at in (kernels.USED, kernels.BEGIN, kernels.END))
         rows = m.rows[np.arange(begin, end) & (len(m.rows) - 1)]
-        tables = [m.names[:used], m.series[:used], m.bands[:used], m.floors[:used], rows]
+        tables = [*(getattr(m, name)[:used] for name in _PACKED[:-1]), rows]
         # Column by column: what is alike lies together.
         body = zlib.compress(b"".join(table.T.tobytes() for table in tables), 1)
         return _HEAD.pack(FORMAT, self.whole, used, len(rows)) + body
@@ -244,6 +286,8 @@ class Lane:
             table.T[...] = np.frombuffer(body, table.dtype, table.size, at).reshape(table.T.shape)
             at += table.nbytes
         kernels.fill(m.slots, m.names, used)
+        told = m.suppressed[:used]
+        m.counts[kernels.UNTOLD] = (told[:, kernels.COUNT] != told[:, kernels.TOLD]).sum()
         lane._floor_ts = int(m.floors.max(initial=NEVER))
         return lane
 
@@ -254,17 +298,24 @@ def warm() -> None:
     its first record.
     """
     block, position = Block(), Position(0, 0)
-    block.add(1, 1, Kind.DOUBLE, 0.0, policy=block.policy_index(PointPolicy("")))
+    policy = block.policy_index(PointPolicy("", on_change=True))
+    for ts_ms in (1, 2):
+        block.add(1, ts_ms, Kind.DOUBLE, 0.0, policy=policy)
     lane = Lane(whole=False, rows_max=0)
     lane.questions(block)
     lane.learn(Block(), position, [1])
-    lane.judge(block, position)
+    lane.suppressed(block, lane.judge(block, position).verdicts)
     lane.forget(0)
 
 
 _BLANK = np.zeros(8, np.int64)
 _BLANK[[kernels.MAX_TS, kernels.BASE_TS, kernels.REVISION]] = NEVER
 _BLANK[kernels.KIND] = ANY
+
+
+def _signed(series: int) -> int:
+    """The int64 of the same bits as a series id."""
+    return series - (1 << 64) if series >> 63 else series
 
 
 def _power(size: int) -> int:
@@ -298,9 +349,33 @@ def _columns(block: Block) -> Rows:
     )
 
 
+def _told(block: Block, out: Column) -> Block:
+    """What `kernels.count` put out of a block, as a block: series, tenant and, where it is the same
+    one, text are those of the row that had it put out.
+    """
+    counts, rows, times, bits, what = np.ascontiguousarray(out.T)
+    told = Block(policies=list(block.policies))
+    told.series = array("Q", np.frombuffer(block.series, np.uint64)[rows].tobytes())
+    told.ts_ms = array("q", times.tobytes())
+    told.kind = array("B", (what & 7).astype(np.uint8).tobytes())
+    told.bits = array("q", bits.tobytes())
+    told.quality = array("i", (what >> 3).astype(np.int32).tobytes())
+    told.rule = array("B", bytes(len(out)))
+    told.policy = array("H", np.frombuffer(block.policy, np.uint16)[rows].tobytes())
+    told.version = array("Q", counts.tobytes())
+    if any(map(told.kind.count, _TEXT_KINDS)):
+        for at, kind in enumerate(told.kind):
+            if kind in _TEXT_KINDS:
+                row = int(rows[at])
+                same = (block.kind[row], block.bits[row]) == (kind, told.bits[at])
+                told.texts[at] = block.texts[row] if same else ""
+        told.text_bytes = sum(map(bytes_of, told.texts.values()))
+    return told
+
+
 @lru_cache(maxsize=64)
 def _policies(policies: tuple[PointPolicy, ...]) -> tuple[Column, Column]:
     """The columns `policies` and `policy_bands` of `Rows`."""
-    locks = [(p.revision, ANY if p.kind is None else int(p.kind)) for p in policies]
+    locks = [(p.revision, ANY if p.kind is None else int(p.kind), p.on_change) for p in policies]
     bands = [(p.band, p.band_percent, float(p.heartbeat_ms)) for p in policies]
     return np.array(locks, np.int64), np.array(bands, np.float64)

@@ -13,6 +13,7 @@ from services import dialects, registry
 from services.dialects import Dialect, Principal, Reply
 from services.doors import Turnstile
 from services.ingress.accept import Intaker
+from services.ingress.actions import DoorActions
 from services.ingress.bulk import BulkDoors
 from services.ingress.http import DoorsIn, push_routes, stray_reply
 from services.ingress.mqtt import MqttListener
@@ -33,12 +34,16 @@ class IngressService:
         """Follow the receipts, then open the doors."""
         log, view, clock, settings = runtime.log, runtime.view, runtime.clock, runtime.settings
         spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
+        for dialect in spoken:
+            if dialect.warm:
+                dialect.warm()
         desk = ReceiptDesk(log)
         following = group.create_task(desk.follow(), name="follow receipts")
         await until(desk.following.is_set, seconds=30)
-        intaker = Intaker(log=log, lookup=view, desk=desk, clock=clock, settings=settings)
+        intaker = Intaker(log=log, view=view, desk=desk, clock=clock, settings=settings)
         turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
-        doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view)
+        actions = DoorActions(runtime.auth, runtime.control, view, clock)
+        doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
         mqtt = MqttListener(
             log=log,
             authenticate=runtime.auth.device,

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Protocol
 
 from schemas.blocks import Block
 from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Receipt
@@ -28,8 +29,18 @@ from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 
 _IDEMPOTENCY_KEY_MAX = 255
+_UNDECIDED_SECONDS = 0.05
+Out = tuple[Topic, int, Envelope]
 ACK_LEVEL = "X-Ack-Level"
 """Header of an accepted push: "logged" (it is on the log) or "decided" (and judged)."""
+
+
+class CatalogueView(Lookup, Protocol):
+    """The catalogue as the doors need it: what is in it, and when something will be."""
+
+    async def caught_up(self, offset: int) -> None:
+        """Wait until the change at `offset` is in."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +59,66 @@ class Intaker:
         self,
         *,
         log: EventLog,
-        lookup: Lookup,
+        view: CatalogueView,
         desk: ReceiptDesk,
         clock: Clock,
         settings: Settings,
     ) -> None:
-        self._log, self._lookup, self._desk = log, lookup, desk
+        self._log, self._view, self._desk = log, view, desk
         self._clock, self._settings = clock, settings
         self._process = secrets.token_bytes(ID_BYTES // 2)
         self._requests = itertools.count()
+        self._creating = asyncio.Lock()
 
     async def accept(self, dialect: str, push: Push, inbound: Inbound) -> Reply:
         """The door's answer to a request; whatever is refused is answered in the vendor's
         envelope.
         """
         try:
-            intake = push.decode(inbound, self._lookup)
-            verdicts = await self._take(push, inbound, intake)
+            request = self._request_id(push, inbound)
+            intake = push.decode(inbound, self._view)
+            if intake.again:
+                intake = await self._decided(push, inbound, intake)
+            verdicts = await self._take(push, request, intake)
             metrics.DOOR_SAMPLES.labels(dialect).inc(len(intake.block))
-            reply = push.accepted(inbound, verdicts)
+            reply = push.accepted(inbound, intake, verdicts)
             return replace(reply, headers=(*reply.headers, (ACK_LEVEL, push.answer.value)))
         except PipelineError as error:
             return push.refused(error, inbound.received_ms)
 
-    async def _take(self, push: Push, inbound: Inbound, intake: Intake) -> Sequence[Verdict]:
+    async def _decided(self, push: Push, inbound: Inbound, intake: Intake) -> Intake:
+        """The intake once the catalogue has what the request makes: then the log's order has
+        decided between this process and others.
+        """
+        try:
+            async with asyncio.timeout(self._settings.append_wait_ms / 1000), self._creating:
+                while intake.again:
+                    if intake.changes:
+                        offsets = await self._append(_changes(intake), intake.changes)
+                        await self._view.caught_up(max(offsets))
+                    else:
+                        # Another request asked for them, and has not seen the end of it.
+                        await asyncio.sleep(_UNDECIDED_SECONDS)
+                    intake = push.decode(inbound, self._view)
+                return intake
+        except TimeoutError:
+            message = "the catalogue does not have the new keys yet"
+            raise Unavailable(message) from None
+        finally:
+            if intake.again:
+                self._failed(intake.changes)
+
+    async def _take(
+        self, push: Push, request: tuple[bytes, bool], intake: Intake
+    ) -> Sequence[Verdict]:
         """Append the intake; the verdicts in the request's order where the door answers with
         them.
         """
         parts = _parts(intake.block, self._log.lanes)
         decided = push.answer is Answer.VERDICT and bool(parts)
-        request_id, keyed = self._request_id(push, inbound)
+        request_id, keyed = request
         waits = self._desk.expect(request_id, len(parts)) if decided else None
-        out: list[tuple[Topic, int, Envelope]] = [
-            (CATALOGUE_CHANGED, 0, Envelope(change, key=change.key)) for change in intake.changes
-        ]
+        out = _changes(intake)
         deadline_ms = self._clock.now_ms() + self._settings.receipt_wait_ms
         for index, part in enumerate(parts):
             entries: tuple[Entry, ...] = ()
@@ -100,20 +137,21 @@ class Intaker:
                 self._desk.forget(request_id, waits)
         return _in_order(parts, receipts) if receipts else ()
 
-    async def _append(
-        self, out: list[tuple[Topic, int, Envelope]], changes: Sequence[Change]
-    ) -> None:
+    async def _append(self, out: Sequence[Out], changes: Sequence[Change]) -> Sequence[int]:
         """Append; the catalogue hears of changes that may not be on the log."""
         try:
             async with asyncio.timeout(self._settings.append_wait_ms / 1000):
-                await self._log.append(out)
+                return await self._log.append(out)
         except (TimeoutError, PipelineError) as error:
-            for change in changes:
-                self._lookup.creation_failed(change)
+            self._failed(changes)
             if isinstance(error, PipelineError):
                 raise
             message = "the event log did not answer in time; the outcome is unknown"
             raise Unavailable(message) from None
+
+    def _failed(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._view.creation_failed(change)
 
     async def _verdicts(self, waits: asyncio.Future[list[Receipt]]) -> list[Receipt]:
         with metrics.RECEIPT_SECONDS.time():
@@ -143,6 +181,10 @@ class Intaker:
         digest = blake2b("\0".join(names).encode(), digest_size=ID_BYTES)
         digest.update(inbound.body)
         return digest.digest(), True
+
+
+def _changes(intake: Intake) -> list[Out]:
+    return [(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key)) for change in intake.changes]
 
 
 def _parts(block: Block, lanes: int) -> list[_Part]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -24,8 +25,11 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 class DoorsIn:
     """Serves pushes and calls: reads their bodies within bounds and hands them on."""
 
-    def __init__(self, *, turnstile: Turnstile, intaker: Intaker, lookup: Lookup) -> None:
+    def __init__(
+        self, *, turnstile: Turnstile, intaker: Intaker, lookup: Lookup, actions: Actions
+    ) -> None:
         self._turnstile, self._intaker, self._lookup = turnstile, intaker, lookup
+        self._actions = actions
 
     async def answer(
         self,
@@ -40,8 +44,10 @@ class DoorsIn:
         async def serve(inbound: Inbound) -> Reply:
             if isinstance(door, Push):
                 return await self._intaker.accept(dialect, door, inbound)
-            actions: Actions = self._turnstile.authority
-            return await asyncio.to_thread(door.handle, inbound, self._lookup, actions)
+            if iscoroutinefunction(door.handle):
+                done: Reply = await door.handle(inbound, self._lookup, self._actions)
+                return done
+            return await asyncio.to_thread(door.handle, inbound, self._lookup, self._actions)  # type: ignore[arg-type]
 
         async def read_body(headers: Headers) -> bytes:
             seconds_max = self._turnstile.settings.body_seconds_max

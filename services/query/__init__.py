@@ -13,12 +13,14 @@ from services.query.answer import Answer
 from services.query.coalesce import Coalescer
 from services.query.http import query_routes
 from services.query.live import LiveView
+from services.query.stream import Hub
 from services.runtime import Mounted, Runtime
 
 __all__ = [
     "SERVICE",
     "Answer",
     "Coalescer",
+    "Hub",
     "LiveView",
     "QueryService",
     "query_routes",
@@ -37,7 +39,10 @@ class QueryService:
         clock, settings = runtime.clock, runtime.settings
         spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
         live = LiveView(runtime.log, runtime.store, settings)
+        hub = Hub(live, runtime.log, runtime.view, clock=clock, settings=settings)
+        runtime.view.on_change(hub.configured)
         following = group.create_task(live.run(), name="follow accepted samples")
+        streaming = group.create_task(hub.run(), name="stream changes")
         ranges = Coalescer(runtime.store, rows_max=settings.range_rows_max)
         answer = Answer(live, ranges, runtime.view, settings=settings, clock=clock)
         turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
@@ -45,9 +50,11 @@ class QueryService:
 
         async def drain() -> None:
             following.cancel()
+            streaming.cancel()
             await ranges.close()
 
-        return Mounted(routers=[query_routes(spoken, turnstile, answer)], drain=drain)
+        routes = query_routes(spoken, turnstile, answer, hub)
+        return Mounted(routers=[routes], hang_up=hub.hang_up, drain=drain)
 
 
 SERVICE = QueryService()

@@ -1,7 +1,9 @@
 """The one path that every read takes: parse, clamp, ask the live view and the store, render.
 
-Latest values come from memory alone. A range is the tail's rows, taken first, and the store's
-answer. A range is never cut without saying so: where a question could ask for more than
+Latest values come from memory alone, and outlive their period. A range is the tail's rows, taken
+first, and the store's answer. What is older than its point's period is not asked for, whether or
+not it is still there; the border is a whole second, so that questions of one second can share a
+query. A range is never cut without saying so: where a question could ask for more than
 `range_rows_max` samples, each series gets an equal share, and if that share is not enough the
 question is refused, so that nobody mistakes a part for the whole.
 """
@@ -9,7 +11,9 @@ question is refused, so that nobody mistakes a part for the whole.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 from schemas.blocks import Block
@@ -56,6 +60,8 @@ class Answer:
     async def page(self, question: Question) -> Page:
         """What was found. Raises Malformed (more than one answer may hold) or Unavailable."""
         query = question.query
+        if question.fresh:
+            await self._live.passed(query.series or question.names, seconds=self._wait_seconds)
         if isinstance(query, LatestQuery):
             asked = tuple(question.names) if query.series is None else query.series
             return Page(self._live.latest(query), question.names, asked)
@@ -73,13 +79,42 @@ class Answer:
         share = max(1, self._rows_max // len(series))
         # One more than the share shows whether there is more.
         limit = query.limit if query.limit <= share else share + 1
-        narrowed = replace(query, series=series, limit=limit)
+        kept = self._unexpired(replace(query, series=series, limit=limit))
         # The tail goes first: a row that is stored in between is then seen twice, never not at all.
-        tail = self._live.tail(narrowed)
-        block = self._live.merge(narrowed, await self._ranges.fetch(narrowed), tail)
+        tails = [self._live.tail(part) for part in kept]
+        stored = await asyncio.gather(*map(self._ranges.fetch, kept))
+        block = _in_order(list(map(self._live.merge, kept, stored, tails)))
         if limit != query.limit and max(Counter(block.series).values(), default=0) > share:
             raise Malformed(
                 f"more than {share} samples of a series; ask for less time or a lower limit",
                 where="?limit",
             )
         return block
+
+    def _unexpired(self, query: RangeQuery) -> list[RangeQuery]:
+        """The query without what has expired: one for the series of each start."""
+        now_ms = self._clock.now_ms() // 1000 * 1000
+        by_start: dict[int, list[int]] = {}
+        for series in query.series:
+            kept_ms = self._lookup.kept_minutes(series) * 60_000
+            start_ms = max(query.start_ms, now_ms - kept_ms) if kept_ms else query.start_ms
+            if start_ms < query.end_ms:
+                by_start.setdefault(start_ms, []).append(series)
+        return [
+            replace(query, series=tuple(series), start_ms=start_ms)
+            for start_ms, series in by_start.items()
+        ]
+
+
+def _in_order(answers: Sequence[Block]) -> Block:
+    """Answers of different series, each ordered by series, as one."""
+    if len(answers) == 1:
+        return answers[0]
+    pieces: dict[int, Block] = {}
+    for answer in answers:
+        start = 0
+        while start < len(answer):
+            stop = bisect_right(answer.series, answer.series[start], start)
+            pieces[answer.series[start]] = answer.slice(start, stop)
+            start = stop
+    return Block.join(pieces[series] for series in sorted(pieces))

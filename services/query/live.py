@@ -16,15 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from schemas.blocks import Block
-from schemas.envelope import Logged, Mark
+from schemas.envelope import Envelope, Logged, Mark, Tick
+from schemas.points import lane_of
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
 from services.errors import Unavailable
 from services.eventlog import Batch, EventLog, Span
 from services.metrics import LATEST_SERIES, TAIL_ROWS
+from services.query._fence import Fence
 from services.query._latest import Latest
 from services.query._tail import Tail, merge
 from services.settings import Settings
@@ -37,6 +40,9 @@ _COMMITTED_SECONDS = 2
 _BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 _logger = logging.getLogger(__name__)
+
+Passed = Callable[[int, Logged], None]
+"""Told of a lane's record of `samples.accepted` that the view has taken."""
 
 
 class _Gap(Exception):
@@ -53,13 +59,22 @@ class LiveView:
         self._rows_max = settings.tail_rows_max
         self._latest = Latest()
         self._tail = Tail(log.lanes, self._rows_max)
+        self._fence = Fence(partial(log.spans, SAMPLES_RECEIVED))
         self._offsets: dict[int, int] = {}
+        self._stored: Mapping[int, int] = {}
         self._marks_offset = 0
         self._life = ""
         self._goal: Mapping[int, int] = {}
         self._failures = 0
         self._warm = False
         self._ready = False
+        self._passed: list[Passed] = []
+
+    def on_record(self, passed: Passed) -> None:
+        """Have `passed` called after each record; it must be quick and must not raise. After a gap
+        the view goes on elsewhere, before or behind what it has read.
+        """
+        self._passed.append(passed)
 
     def ready(self) -> bool:
         """Whether everything has been read that was on the log when the view started."""
@@ -95,6 +110,14 @@ class LiveView:
         """
         self._check_ready()
         return self._tail.select(query)
+
+    async def passed(self, series: Iterable[int], *, seconds: float) -> None:
+        """Wait until the view has everything of these series that was acknowledged before. Raises
+        Unavailable.
+        """
+        self._check_ready()
+        lanes = {lane_of(one, self._log.lanes) for one in series}
+        await self._fence.passed(lanes, seconds=seconds)
 
     @staticmethod
     def merge(query: RangeQuery, stored: Block, tail: Block) -> Block:
@@ -135,6 +158,9 @@ class LiveView:
         self._tail = Tail(self._log.lanes, self._rows_max)
         self._offsets = {lane: _first(committed.get(lane), span) for lane, span in spans.items()}
         self._goal = {lane: span.end for lane, span in spans.items()}
+        self._stored = {lane: at for lane, at in committed.items() if at <= spans[lane].end}
+        for lane, offset in self._stored.items():
+            self._tail.stored(lane, offset)
         self._warm = True
         self._check_goal()
 
@@ -190,16 +216,24 @@ class LiveView:
         expected = self._offsets[lane]
         if logged.offset < expected:
             return 0
-        if logged.offset > expected:
+        # What the store had when the view began may go at any time.
+        if logged.offset > max(expected, self._stored.get(lane, 0)):
             raise _Gap(f"lane {lane} goes on at {logged.offset} instead of {expected}")
         self._offsets[lane] = logged.offset + 1
-        block = getattr(logged.envelope, "record", None)
-        if not isinstance(block, Block):
+        for passed in self._passed:
+            passed(lane, logged)
+        envelope = logged.envelope
+        block = getattr(envelope, "record", None)
+        if isinstance(envelope, Envelope) and isinstance(block, Tick):
+            self._fence.judged(lane, envelope.received)
+            return 0
+        if not isinstance(envelope, Envelope) or not isinstance(block, Block):
             # The sink sets such a record aside; here it is only passed over.
             _logger.warning("live view: no block in lane %d at %d", lane, logged.offset)
             return 0
         self._tail.add(lane, logged.offset, block)
         self._latest.apply(block)
+        self._fence.judged(lane, envelope.received)
         return len(block)
 
     async def _apply(self, newest: Block) -> None:
@@ -212,9 +246,9 @@ class LiveView:
 
 
 def _first(committed: int | None, span: Span) -> int:
-    """Where to begin in a lane: behind what is stored. A commit beyond the end belongs to an
-    earlier life of the log.
+    """Where to begin in a lane: at the last record that is stored, which says how far the lane is
+    judged. A commit beyond the end belongs to an earlier life of the log.
     """
     if committed is None or committed > span.end:
         return span.begin
-    return max(committed, span.begin)
+    return max(committed - 1, span.begin)

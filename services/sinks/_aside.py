@@ -113,7 +113,8 @@ class Limit:
     def good(self, rows: int) -> None:
         """So many rows were stored."""
         self._seen += rows
-        self._run = 0
+        if rows:
+            self._run = 0
 
     def bad(self, last: Letter) -> None:
         """One row was not. Raises Broken beyond the limit."""

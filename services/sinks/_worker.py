@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from schemas.blocks import arrow_rows
+from schemas.blocks import Block, arrow_rows
 from schemas.envelope import Envelope, Letter, Mark, Undecodable
 from schemas.topics import LANES_STORED, RECORDS_REFUSED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, Topic
 from services.clock import Clock
@@ -205,7 +205,7 @@ class SinkWorker:
             for item in placed:
                 self._limit(item.lane).good(item.rows)
             SINK_ROWS.labels(self._sink.name).inc(sum(item.rows for item in placed))
-        elif len(placed) == 1 and placed[0].rows == 1:
+        elif len(placed) == 1 and placed[0].rows <= 1:
             self._set_aside(placed[0], why)
         else:
             halves = placed if len(placed) > 1 else placed[0].halves()
@@ -289,6 +289,7 @@ class SinkWorker:
         if self._sink.source is not SAMPLES_ACCEPTED:
             return
         envelopes = [e for item in placed if isinstance(e := item.logged.envelope, Envelope)]
+        envelopes = [envelope for envelope in envelopes if isinstance(envelope.record, Block)]
         if not envelopes:
             return
         epoch = envelopes[-1].epoch

@@ -5,9 +5,9 @@ process, `chdb:///…`.
 from __future__ import annotations
 
 from services.errors import Broken
-from services.store._port import Query, Store
+from services.store._port import RETAINED_MAX, Owned, Query, Store
 
-__all__ = ["Query", "Store", "open_store"]
+__all__ = ["RETAINED_MAX", "Owned", "Query", "Store", "open_store"]
 
 
 def open_store(url: str) -> Store:

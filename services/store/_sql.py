@@ -28,9 +28,8 @@ WARM_SECONDS_MAX = 600
 READ_BYTES_MAX = 4 << 30
 """Memory of one read, so that a large one fails alone."""
 
-_COLUMNS = (
-    "SELECT tenant, series, ts, kind, double, long, text, quality, version FROM samples FINAL"
-)
+_NAMES = "tenant, series, ts, kind, double, long, text, quality, version"
+_COLUMNS = f"SELECT {_NAMES} FROM samples FINAL"
 _TIME = "fromUnixTimestamp64Milli({{{}:Int64}}, 'UTC')".format
 _SERIES = "series IN {series:Array(UInt64)}"
 
@@ -85,14 +84,22 @@ def _latest(tenant: str | None, series: Sequence[int] | None) -> Statement:
         conditions.append(_SERIES)
         parameters["series"] = list(series)
     where = " AND ".join(conditions) or "1"
-    # The times alone are a thousandth of the bytes; the values are read only where they are newest.
-    newest = f"SELECT tenant, series, max(ts) FROM samples FINAL WHERE {where} GROUP BY ALL"
     seconds = WARM_SECONDS_MAX if series is None else READ_SECONDS_MAX
+    # What has expired may be gone from `samples`; what never expires was never in `latest`.
     return Statement(
-        f"{_COLUMNS} WHERE {where} AND (tenant, series, ts) IN ({newest})"
-        f" ORDER BY series {_settings(seconds)}",
+        f"SELECT {_NAMES} FROM ({newest(where)} UNION ALL"
+        f" SELECT {_NAMES} FROM latest FINAL WHERE {where})"
+        " ORDER BY series, tenant, ts DESC, version DESC LIMIT 1 BY tenant, series"
+        f" {_settings(seconds)}",
         parameters,
     )
+
+
+def newest(where: str) -> str:
+    """A SELECT of the newest stored row of every series among the rows that `where` names."""
+    # The times alone are a thousandth of the bytes; the values are read only where they are newest.
+    times = f"SELECT tenant, series, max(ts) FROM samples FINAL WHERE {where} GROUP BY ALL"
+    return f"{_COLUMNS} WHERE {where} AND (tenant, series, ts) IN ({times})"
 
 
 def _taken(places: Sequence[tuple[int, int]]) -> Statement:

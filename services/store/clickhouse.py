@@ -1,9 +1,9 @@
 """The store on ClickHouse, a server or chDB, the same engine in this process: one client for both.
 
 clickhouse-connect is blocking, so its calls run in threads that the store owns, each with a client
-of its own: one that writes, a few that read. A client opens when its thread first needs it, so a
-server that is away is an error of the call and not of the start. Inserts go as Arrow, answers come
-as Arrow; no value becomes a Python object on the way.
+of its own: one that writes, one that retains, a few that read. A client opens when its thread first
+needs it, so a server that is away is an error of the call and not of the start. Inserts go as
+Arrow, answers come as Arrow; no value becomes a Python object on the way.
 
 Durable means: the tables say `fsync_after_insert`, and inserts are never asynchronous
 (`async_insert=0`; the engine's default is to gather them in memory). Nothing here tries again: an
@@ -18,7 +18,7 @@ import fcntl
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -29,8 +29,8 @@ from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingErr
 
 from schemas.blocks import Block
 from services.errors import Broken, Malformed, PipelineError, Unavailable
-from services.store import migrate
-from services.store._port import Query
+from services.store import _retention, migrate
+from services.store._port import Owned, Query
 from services.store._sql import Statement, statements
 
 T = TypeVar("T")
@@ -113,6 +113,7 @@ class ClickHouseStore:
                 "dedicated_pool": True,
             }
         self._writer = _Desk("store-write", 1, self._connect)
+        self._keeper = _Desk("store-keep", 1, self._connect)
         readers = _READERS if self._path is None else _READERS_EMBEDDED
         self._readers = _Desk("store-read", readers, self._connect)
         self._tempdir_before = tempfile.tempdir
@@ -126,6 +127,7 @@ class ClickHouseStore:
     async def __aexit__(self, *_: object) -> None:
         # In threads, because a call that is under way is waited for.
         await asyncio.to_thread(self._writer.close)
+        await asyncio.to_thread(self._keeper.close)
         await asyncio.to_thread(self._readers.close)
         if self._handover is not None:
             tempfile.tempdir = self._tempdir_before
@@ -164,6 +166,28 @@ class ClickHouseStore:
             {"topic": topic, "epoch": epoch},
         )
         return {int(lane): int(received) for lane, received in found}
+
+    async def retain(self, periods: Mapping[Owned, int]) -> dict[Owned, int]:
+        """Begin to have the stored rows of each series expire so many ms after their time. Raises
+        Unavailable.
+        """
+        if not periods:
+            return {}
+        return await self._keeper.run(lambda client: _retain(client, periods))
+
+    async def retaining(self) -> int:
+        """How many rewrites that `retain` began are not over. Raises Unavailable."""
+        [[count, failure]] = await self._keeper.run(
+            lambda client: _rows(client, _retention.OPEN, {})
+        )
+        if failure:
+            raise Unavailable(f"store: a rewrite of samples does not get on: {failure}")
+        return int(count)
+
+    async def retained(self) -> list[Owned]:
+        """Every series that has, or once had, rows that expire."""
+        found = await self._keeper.run(lambda client: _rows(client, _retention.RETAINED, {}))
+        return [(str(tenant), int(series)) for tenant, series in found]
 
     async def rows(
         self, sql: str, parameters: dict[str, Any] | None = None
@@ -255,6 +279,26 @@ def _reading(statement: Statement) -> Callable[[Any], Block]:
 def _rows(client: Any, sql: str, parameters: dict[str, Any]) -> Sequence[Sequence[Any]]:
     rows: Sequence[Sequence[Any]] = client.query(sql, parameters).result_rows
     return rows
+
+
+def _retain(client: Any, periods: Mapping[Owned, int]) -> dict[Owned, int]:
+    asked = _retention.different(periods)
+    counts: dict[Owned, int] = {}
+    seen_ms: dict[Owned, int] = {}
+    unknown: dict[Owned, int] = {}
+    for tenant, series, count, newest_ms, for_ever in _rows(client, asked.sql, asked.parameters):
+        owned = (tenant, int(series))
+        counts[owned], seen_ms[owned] = int(count), int(newest_ms)
+        if for_ever:
+            unknown[owned] = periods[owned]
+    if unknown:
+        outliving = _retention.outliving(unknown)
+        client.command(outliving.sql, outliving.parameters)
+    if counts:
+        changed = {owned: periods[owned] for owned in counts}
+        rewriting = _retention.rewriting(changed, seen_ms)
+        client.command(rewriting.sql, rewriting.parameters)
+    return counts
 
 
 def _register(client: Any, topic: str, incarnation: str) -> int:

@@ -1,6 +1,6 @@
 """`make bench`: measures this machine and prints; it asserts nothing.
 
-python -m tests.bench [kernels] [embedded] [kafka]
+python -m tests.bench [kernels] [push] [embedded] [stream] [kafka]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from services import manage
-from tests.bench import kernels, road
+from tests.bench import kernels, push, road, stream
 from tests.support.cluster import SINKS, cluster
 from tests.support.kafka import why_not
 from tests.support.plant import running
@@ -20,13 +20,17 @@ from tests.support.plant import running
 
 def main() -> None:
     """Run what is named, or all."""
-    chosen = sys.argv[1:] or ["kernels", "embedded", "kafka"]
+    chosen = sys.argv[1:] or ["kernels", "push", "embedded", "stream", "kafka"]
     road.say(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     road.say(f"limits changed: {' '.join(f'{k}={v}' for k, v in road.LIFTED.items())}")
     if "kernels" in chosen:
         kernels.main()
+    if "push" in chosen:
+        push.main()
     if "embedded" in chosen:
         embedded()
+    if "stream" in chosen:
+        streams()
     if "kafka" in chosen and why_not():
         road.say(f"kafka: {why_not()}")
     elif "kafka" in chosen:
@@ -45,6 +49,13 @@ def embedded() -> None:
             Path(folder),
             lambda: road.sink_rows([facts["http"]]),
         )
+
+
+def streams() -> None:
+    """Changes to many who follow, everything in one process."""
+    with tempfile.TemporaryDirectory() as folder, running(Path(folder)) as plant:
+        road.say("streams, embedded:")
+        stream.report(plant.facts)
 
 
 def on_kafka(runner: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -105,6 +106,63 @@ def test_a_rotated_secret_overlaps_with_the_old_one(plant: Plant) -> None:
     assert Client(facts).token()
 
 
+def test_the_api_server_is_switched_by_the_command(plant: Plant) -> None:
+    np = plant.facts["next_plus"]
+
+    def push() -> int:
+        path = f"/api/ApiServers/push?access_token={np['editor_token']}"
+        return plant.client().http.request("POST", path, {"key": "k", "value": 1})[0]
+
+    assert command(plant, "api-servers", "disable", "demo")["disabled"] is True
+    assert push() == 404
+    assert command(plant, "api-servers", "rename", "demo", "Line 1")["name"] == "Line 1"
+    assert command(plant, "api-servers", "enable", "demo")["disabled"] is False
+    assert push() == 200
+    [server] = command(plant, "api-servers", "list", "--tenant", "demo")
+    assert (server["id"], server["name"]) == (np["device_id"], "Line 1")
+
+
+def test_points_equipment_bindings_and_triggers_by_the_command(plant: Plant) -> None:
+    server = plant.facts["next_plus"]["device_id"]
+    point = command(
+        plant, "points", "add", "demo", server, "strokes", "--kind", "double", "--on-change",
+        "--keep-minutes", "720", "--precision", "0", "--band", "1",
+    )  # fmt: skip
+    changed = command(plant, "points", "change", "demo", point["id"], "--key", "press.strokes")
+    assert (changed["series"], changed["keep_minutes"]) == (point["series"], 720)
+    press = command(plant, "equipment", "add", "demo", "Press 7")
+    tie = ("bindings", "add", "demo", point["id"], press["id"], "--role", "counter")
+    binding = command(plant, *tie)
+    assert "already" in command(plant, *tie, code=1)
+    trigger, secret = command(
+        plant, "triggers", "add", "demo", point["id"], "--when", ">=", "--value", "80",
+        "--url", "https://example.com/hook", "--delay-ms", "500", "--on-clear",
+    )  # fmt: skip
+    assert secret.startswith("whsec_") and trigger["bound"] == 80
+    off = command(plant, "triggers", "disable", "demo", trigger["id"])
+    assert off == trigger | {"disabled": True}
+    changed = command(plant, "triggers", "change", "demo", trigger["id"], "--value", "7.5")
+    for group, thing in (("equipment", press), ("bindings", binding), ("triggers", changed)):
+        assert command(plant, group, "list", "--tenant", "demo") == [thing]
+
+    command(plant, "points", "delete", "demo", point["id"])
+    for group in ("bindings", "triggers"):
+        assert command(plant, group, "list", "--tenant", "demo") == []
+
+
+def test_roles_are_given_by_the_command(plant: Plant) -> None:
+    user, _ = command(plant, "users", "add", "eve", "--tenant", "demo", "--role", "editor")
+    assert user["tenants"]["demo"] == ["view", "read", "ingest", "configure"]
+    command(plant, "tenants", "add", "second", "Second")
+    user = command(plant, "users", "let-in", "eve", "second", "--role", "viewer")
+    assert user["tenants"]["second"] == ["view"]
+    command(plant, "users", "remove", "demo", "eve")
+    [eve] = [each for each in command(plant, "users", "list") if each["id"] == "eve"]
+    assert [*eve["tenants"]] == ["second"]
+    key, _ = command(plant, "keys", "add", "demo", "script", "--use", "api", "--role", "operator")
+    assert key["scopes"] == ["view", "read"]
+
+
 def test_a_wrong_action_is_refused_in_words(plant: Plant) -> None:
     assert "nowhere" in command(plant, "devices", "add", "nowhere", "x", code=1)
     assert command(plant, "tenants", "add", "Bad Name", "x", code=1).startswith("lineshaft: ")
@@ -114,3 +172,43 @@ def test_the_command_works_on_a_folder_that_nobody_has_open(tmp_path: Path) -> N
     plant = Plant(tmp_path)
     assert command(plant, "tenants", "add", "acme", "Acme")["id"] == "acme"
     assert [each["id"] for each in command(plant, "tenants", "list")] == ["acme"]
+
+
+def test_what_the_command_has_done_is_in_the_audit_table(plant: Plant) -> None:
+    """The last one: the table can be read where nobody has it open."""
+    made = command(plant, "devices", "add", "demo", "Audited")
+    command(plant, "devices", "add", "nowhere", "Audited", code=1)
+    wait_for(
+        lambda: (
+            plant.metric('sink_rows_total{sink="audit"}')
+            == plant.metric('log_appends_total{topic="calls.audited"}')
+        ),
+        what="every record stored",
+    )
+    assert plant.stop() == 0
+    rows = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", AUDITED, str(plant.data_dir / "store")],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+    )
+    who = f"uid {os.getuid()}"
+    assert rows == [
+        ["demo", who, "socket", f"device/{made['id']}", "done"],
+        ["nowhere", who, "socket", "Audited", "refused"],
+    ]
+
+
+AUDITED = """
+import json, sys
+from chdb.session import Session
+rows = Session(sys.argv[1]).query(
+    "SELECT tenant, subject, via, target, outcome FROM default.audit FINAL "
+    "WHERE action = 'add_device' AND arguments LIKE '%Audited%' ORDER BY at",
+    "JSONCompactEachRow",
+)
+print(json.dumps([json.loads(line) for line in str(rows).splitlines()]))
+"""

@@ -33,9 +33,11 @@ def a_policy(
     band: float = 0.0,
     band_percent: float = 0.0,
     heartbeat_ms: int = 0,
+    on_change: bool = False,
+    keep_ms: int = 0,
 ) -> PointPolicy:
-    """No locked type, no deadband."""
-    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms)
+    """No locked type, no deadband, kept for ever."""
+    return PointPolicy(tenant, revision, kind, band, band_percent, heartbeat_ms, on_change, keep_ms)
 
 
 def a_block(

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.catalogue import Thing
-from schemas.envelope import Change
-from schemas.topics import TOPICS
+from schemas.envelope import Audit, Change, Envelope
+from schemas.topics import CALLS_AUDITED, TOPICS
 from services.catalogue import Control, View
 from services.clock import ManualClock
 from services.eventlog import EventLog, open_eventlog
@@ -61,3 +61,17 @@ async def offices(folder: Path, count: int = 1) -> AsyncIterator[list[Office]]:
             for task in following:
                 task.cancel()
             await asyncio.gather(*following, return_exceptions=True)
+
+
+async def audits(log: EventLog) -> list[Audit]:
+    """Every audit record on the log, in its order."""
+    found: list[Audit] = []
+    span = (await log.spans(CALLS_AUDITED))[0]
+    async with log.reader([CALLS_AUDITED]) as reader:
+        while len(found) < span.end - span.begin:
+            batch = await reader.batch()
+            for record in batch.records if batch else ():
+                assert isinstance(record.envelope, Envelope)
+                assert isinstance(record.envelope.record, Audit)
+                found.append(record.envelope.record)
+    return found

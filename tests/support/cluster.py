@@ -17,13 +17,14 @@ from tests.support.plant import Http, Plant
 from tests.support.processes import ROOT, Process, free_port, wait_for
 
 SECRET = "a-secret-of-the-tests-of-32-or-more-characters"
-DOORS, READS, SINKS = "doors", "reads", "sinks"
+DOORS, SECOND_DOORS, READS, SINKS = "doors", "doors-2", "reads", "sinks"
 
 
 class Cluster(Plant):
     """`doors` (in, with the demo plant), `reads` (doors out), `agents-1` …, `sinks`: every one a
     process of its own; where `reads_apart` is false, the doors serve the reads too, as the roles of
-    `lineshaft up` do. Spoken to like a `Plant`. `broker` and `front` are processes too.
+    `lineshaft up` do. With `second_doors` there is one more process of doors in. Spoken to like a
+    `Plant`. `broker` and `front` are processes too.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Cluster(Plant):
         runner: str,
         agents: int = 1,
         reads_apart: bool = True,
+        second_doors: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(folder, env)
@@ -50,7 +52,13 @@ class Cluster(Plant):
             self._services[READS] = ["query"]
         else:
             doors.insert(0, "query")
-        self._reads_port = free_port()
+        if second_doors:
+            self._services[SECOND_DOORS] = ["ingress"]
+        self._http_ports = {
+            DOORS: self.http_port,
+            READS: free_port(),
+            SECOND_DOORS: free_port(),
+        }
         self._services |= {f"agents-{number + 1}": ["agents"] for number in range(agents)}
         self._ops = {name: free_port() for name in self._services}
         self._running: dict[str, Process] = {}
@@ -63,7 +71,11 @@ class Cluster(Plant):
     def facts(self) -> dict[str, Any]:
         """What `demo.json` says, and where values are read."""
         apart = READS in self._services
-        return super().facts | ({"reads": f"http://127.0.0.1:{self._reads_port}"} if apart else {})
+        return super().facts | ({"reads": self.http_of(READS)} if apart else {})
+
+    def http_of(self, name: str) -> str:
+        """Where doors or reads are spoken to."""
+        return f"http://127.0.0.1:{self._http_ports[name]}"
 
     @property
     def names(self) -> list[str]:
@@ -91,10 +103,11 @@ class Cluster(Plant):
         """Start a service's process."""
         argv = [sys.executable, "-m", "services", "run", *self._services[name]]
         argv += ["--ops-port", str(self._ops[name])]
-        if name == DOORS:
-            argv += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port)]
-        if name == READS:
-            argv += ["--http-port", str(self._reads_port)]
+        if name in self._http_ports:
+            argv += ["--http-port", str(self._http_ports[name])]
+        if name in (DOORS, SECOND_DOORS):
+            mqtt_port = self.mqtt_port if name == DOORS else free_port()
+            argv += ["--mqtt-port", str(mqtt_port)]
         output = self.folder / f"{name}.txt"
         self._running[name] = Process(argv, output=output, env=self._env, cwd=ROOT)
 
@@ -152,10 +165,18 @@ def cluster(
     runner: str,
     agents: int = 1,
     reads_apart: bool = True,
+    second_doors: bool = False,
     env: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """A cluster that is ready; gone when the block ends."""
-    made = Cluster(folder, runner=runner, agents=agents, reads_apart=reads_apart, env=env)
+    made = Cluster(
+        folder,
+        runner=runner,
+        agents=agents,
+        reads_apart=reads_apart,
+        second_doors=second_doors,
+        env=env,
+    )
     try:
         made.start_all()
         yield made

@@ -33,8 +33,12 @@ _TABLE = re.compile(
     r"((?:^--[^\n]*\n)*)^CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)\n\)\nENGINE = (.*?);",
     re.MULTILINE | re.DOTALL,
 )
+_ADDED = re.compile(
+    r"^ALTER TABLE (\w+) ADD COLUMN IF NOT EXISTS\n(.*?);$", re.MULTILINE | re.DOTALL
+)
 _VIEW = re.compile(
-    r"((?:^--[^\n]*\n)*)^CREATE VIEW IF NOT EXISTS (\w+) AS\nSELECT\n(.*?)\nFROM",
+    r"((?:^--[^\n]*\n)*)^CREATE (?:OR REPLACE VIEW|VIEW IF NOT EXISTS) (\w+) AS\n"
+    r"SELECT\n(.*?)\nFROM",
     re.MULTILINE | re.DOTALL,
 )
 _SHOWN = re.compile(r" AS (\w+),?$", re.MULTILINE)
@@ -83,23 +87,27 @@ def topics_table() -> str:
 def tables_sections() -> str:
     """Every table and view of the migrations: what it is for, its columns, its order."""
     sections = []
-    for path in sorted((ROOT / "schemas" / "migrations").glob("*.sql")):
-        sql = path.read_text()
-        for comment, name, body, engine in _TABLE.findall(sql):
-            rows = []
-            for line in body.splitlines():
-                if column := _COLUMN.match(line):
-                    meaning = _COMMENT.search(line)
-                    rows.append((f"`{column[1]}`", f"`{column[2]}`", meaning[1] if meaning else ""))
-            order = re.search(r"ORDER BY (.*)", engine)
-            assert order, f"{name} has no order"
-            columns = table(("column", "type", "meaning"), rows)
-            facts = f"`{engine.splitlines()[0]}`, ordered by `{order[1].strip('()')}`."
-            said = f"{_said(comment)}\n\n" if comment else ""
-            sections.append(f"### {name}\n\n{said}{columns}\n{facts}\n")
-        for comment, name, body in _VIEW.findall(sql):
-            shown = ", ".join(f"`{column}`" for column in _SHOWN.findall(body))
-            sections.append(f"### {name} (view)\n\n{_said(comment)}\n\nColumns: {shown}.\n")
+    paths = sorted((ROOT / "schemas" / "migrations").glob("*.sql"))
+    sql = "\n".join(path.read_text() for path in paths)
+    added = _ADDED.findall(sql)
+    for comment, name, body, engine in _TABLE.findall(sql):
+        rows = []
+        body = "\n".join((body, *(column for of, column in added if of == name)))
+        for line in body.splitlines():
+            if column := _COLUMN.match(line):
+                meaning = _COMMENT.search(line)
+                rows.append((f"`{column[1]}`", f"`{column[2]}`", meaning[1] if meaning else ""))
+        order = re.search(r"ORDER BY (.*)", engine)
+        assert order, f"{name} has no order"
+        columns = table(("column", "type", "meaning"), rows)
+        facts = f"`{engine.splitlines()[0]}`, ordered by `{order[1].strip('()')}`."
+        said = f"{_said(comment)}\n\n" if comment else ""
+        sections.append(f"### {name}\n\n{said}{columns}\n{facts}\n")
+    # A view may be made anew: the last one stands.
+    views = {name: (comment, body) for comment, name, body in _VIEW.findall(sql)}
+    for name, (comment, body) in views.items():
+        shown = ", ".join(f"`{column}`" for column in _SHOWN.findall(body))
+        sections.append(f"### {name} (view)\n\n{_said(comment)}\n\nColumns: {shown}.\n")
     return "\n".join(sections)
 
 

@@ -1,4 +1,6 @@
-"""Load on a plant from several threads, noted in a history: colliding posts, QoS 1 publishes."""
+"""Load on a plant from several threads, noted in a history: colliding posts, QoS 1 publishes, and
+pushes of keys of their own and of one that they share.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,14 @@ from typing import Any, Protocol
 import paho.mqtt.client as paho
 
 from tests.support.history import Findings, History, Write
-from tests.support.plant import Client, moment
+from tests.support.plant import Client, Http, moment
 from tests.support.processes import let_pass, wait_for
 
 PUBLISHES_MAX = 65_000
 _SPAN_MS = 1_000_000
 _spans = itertools.count(1_600_000_000_000, _SPAN_MS)
 """Every load writes into a span of its own, so that one does not find another's values."""
-HTTP_SERIES, MQTT_SERIES = "building_x", "opticloud"
+HTTP_SERIES, MQTT_SERIES, PUSH_SERIES = "building_x", "opticloud", "next_plus"
 
 
 class Target(Protocol):
@@ -51,16 +53,20 @@ class Load:
         seed: int,
         posters: int = 3,
         publishers: int = 2,
+        pushers: int = 2,
         pause_seconds: float = 0,
     ) -> None:
         self.history = History()
         self._start_ms = next(_spans)
+        # What is pushed is kept for hours only.
+        self._push_start_ms = time.time_ns() // 10**6
         self._pause_seconds = pause_seconds
         self._plant, self._seed = plant, seed
         self._stop = threading.Event()
         self._threads = [
             *(self._thread(self._post, number) for number in range(posters)),
             *(self._thread(self._publish, number) for number in range(publishers)),
+            *(self._thread(self._push, number) for number in range(pushers)),
         ]
         self.errors: list[BaseException] = []
 
@@ -131,6 +137,41 @@ class Load:
             for at, value, word in zip(times, values, told, strict=True)
         )
 
+    def _push(self, number: int) -> None:
+        """Pushes of several keys, each pusher's own, in order, and a shared one at any time."""
+        chance = random.Random(f"{self._seed}/push/{number}")
+        facts = self._plant.facts
+        http, token = Http(facts["http"]), facts["next_plus"]["editor_token"]
+        sequence = 0
+        while not self._stop.wait(self._pause_seconds):
+            sequence += 1
+            keys = [chance.choice((f"{number}.{chance.randrange(3)}", "all")) for _ in range(10)]
+            items = [
+                {
+                    "key": f"{PUSH_SERIES}.{key}",
+                    "value": float(f"{number}{sequence:06d}.{index:02d}"),
+                    "timestamp": self._push_start_ms
+                    + (chance.randrange(40_000) if key == "all" else sequence * 10 + index),
+                }
+                for index, key in enumerate(keys)
+            ]
+            began = time.monotonic()
+            try:
+                path = f"/api/ApiServers/push?access_token={token}"
+                status, answer, _ = http.request("POST", path, items)
+            except OSError:
+                status, answer = 0, None
+                self._stop.wait(0.05)
+            assert status in (0, 200, 401, 429, 500, 503), (status, answer)
+            if status in (200, 503, 0):
+                self._note_push(items, "kept" if status == 200 else "info", began)
+
+    def _note_push(self, items: Sequence[Mapping[str, Any]], told: str, began: float) -> None:
+        """Of two values of a millisecond in one push the later one counts."""
+        last = {(item["key"], item["timestamp"]): item["value"] for item in items}
+        for (key, at), value in last.items():
+            self._note(key, [at], [repr(value)], [told], began, last_wins=True)
+
     def _publish(self, number: int) -> None:
         """Publishes to the demo device, each publisher with a key and a client id of its own."""
         client = paho.Client(
@@ -182,12 +223,16 @@ class Load:
     def _stored(self) -> dict[str, list[tuple[int, str]]]:
         """What the read API says of every series in the history, in the history's spelling."""
         client = Client(self._plant.facts)
-        device = self._plant.facts["opticloud"]["device_id"]
-        start, end = self._start_ms, self._start_ms + _SPAN_MS
+        device, pushed = (
+            self._plant.facts[part]["device_id"] for part in ("opticloud", "next_plus")
+        )
         sent = {(write.place, float(write.value)): write.value for write in self.history.writes}
         found: dict[str, list[tuple[int, str]]] = {}
         for series in {write.place[0] for write in self.history.writes}:
+            start = self._start_ms
             place = {} if series == HTTP_SERIES else {"device": device, "key": series}
-            rows = client.range(start, end, **place)
+            if series.startswith(PUSH_SERIES):
+                start, place = self._push_start_ms, {"device": pushed, "key": series}
+            rows = client.range(start, start + _SPAN_MS, **place)
             found[series] = [(at, sent.get(((series, at), float(text)), text)) for at, text in rows]
         return found

@@ -4,18 +4,35 @@ need of the outside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from schemas.catalogue import Device, Point, Tenant, Thing, User
-from schemas.envelope import Change
+from schemas.catalogue import (
+    API_SERVER,
+    Binding,
+    Device,
+    Equipment,
+    Key,
+    Point,
+    Tenant,
+    Thing,
+    Trigger,
+    User,
+)
+from schemas.envelope import Change, Envelope
 from schemas.points import PointPolicy
 from schemas.samples import Kind
+from schemas.topics import CATALOGUE_CHANGED, Topic
+from services.catalogue import Caller, Control, View, series_id
+from services.clock import ManualClock
 from services.dialects import Principal
 from services.errors import Unauthorized
+from tests.support.catalogue import SECRET, a_view
 
 _SERIES_DEVICE_BITS = 48
+
+T = TypeVar("T", bound=Thing)
 
 
 class ListedLookup:
@@ -47,6 +64,8 @@ class ListedLookup:
             point.band,
             point.band_percent,
             point.heartbeat_ms,
+            point.on_change,
+            point.keep_minutes * 60_000,
         )
 
     def series(self, tenant: str, device: str, key: str) -> int:
@@ -83,6 +102,60 @@ class ListedLookup:
         found = self._things.get((Device.KIND, device))
         return found if isinstance(found, Device) and found.tenant == tenant else None
 
+    def api_server(self, tenant: str) -> Device:
+        """The tenant's API server: the device of that type, if one was given."""
+        for thing in self._things.values():
+            if isinstance(thing, Device) and (thing.tenant, thing.type) == (tenant, API_SERVER):
+                return thing
+        return Device(f"api-server-of-{tenant}", tenant, "API server", API_SERVER)
+
+    def of_series(self, tenant: str, series: int) -> Point | None:
+        """The point with this series."""
+        points = (thing for thing in self._things.values() if isinstance(thing, Point))
+        return next((p for p in points if (p.tenant, p.series) == (tenant, series)), None)
+
+    def kept_minutes(self, series: int) -> int:
+        """For how long values of the series are kept."""
+        points = (thing for thing in self._things.values() if isinstance(thing, Point))
+        return next((each.keep_minutes for each in points if each.series == series), 0)
+
+    async def caught_up(self, offset: int) -> None:
+        """Changes are in at once."""
+
+    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
+        """The equipment with this id."""
+        return self._own(Equipment, tenant, equipment)
+
+    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
+        """The tenant's equipment, as listed."""
+        return [each for each in self._all(Equipment) if each.tenant == tenant]
+
+    def binding(self, tenant: str, binding: str) -> Binding | None:
+        """The binding with this id."""
+        return self._own(Binding, tenant, binding)
+
+    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
+        """What a point feeds, or what an equipment is fed by."""
+        found = [each for each in self._all(Binding) if each.tenant == tenant]
+        return [each for each in found if point == each.point or equipment == each.equipment]
+
+    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
+        """The trigger with this id."""
+        return self._own(Trigger, tenant, trigger)
+
+    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
+        """A point's triggers."""
+        found = [each for each in self._all(Trigger) if each.tenant == tenant]
+        return [each for each in found if each.point == point]
+
+    def _own(self, cls: type[T], tenant: str, id: str) -> T | None:
+        found = self._things.get((cls.KIND, id))
+        own = isinstance(found, cls) and getattr(found, "tenant", "") == tenant
+        return found if own else None
+
+    def _all(self, cls: type[T]) -> list[T]:
+        return [thing for thing in self._things.values() if isinstance(thing, cls)]
+
     def tenant(self, tenant: str) -> Tenant | None:
         """The tenant with this short name."""
         found = self._things.get((Tenant.KIND, tenant))
@@ -117,6 +190,8 @@ class ListedLookup:
         locked: bool = False,
         precision: int | None = None,
         band: float = 0.0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
     ) -> Change | None:
         """The change that makes a point; asked for a second time there is none."""
         if any(change.body and change.body["key"] == key for change in self.creations):
@@ -131,6 +206,8 @@ class ListedLookup:
             locked=locked,
             precision=precision,
             band=band,
+            on_change=on_change,
+            keep_minutes=keep_minutes,
             created_ms=received_ms,
         )
         change = Change(Point.KIND, point.id, point.body(), first=True)
@@ -146,13 +223,18 @@ class ListedLookup:
 class ListedActions:
     """`Actions` that know the client "client" and the user "anna", both with the word "secret".
 
-    `tenants` are those that the user may enter. A token says what it is for, in plain text.
+    `tenants` are those that the user may enter. A token says what it is for, in plain text. Control
+    is the real one, on a catalogue of `things` that nobody else sees.
     """
 
     EXPIRES_S = 86_400
 
-    def __init__(self, tenants: Sequence[Tenant] = ()) -> None:
+    def __init__(
+        self, tenants: Sequence[Tenant] = (), things: Iterable[Thing] = (), now_ms: int = 0
+    ) -> None:
         self._tenants = tenants
+        self._view = a_view(*map(_placed, things))
+        self._clock = ManualClock(now_ms)
 
     def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
         """A token for the one client."""
@@ -178,13 +260,68 @@ class ListedActions:
             raise Unauthorized("no refresh token of ours")
         return refresh_token.replace("refresh", "token"), refresh_token
 
+    def log_in(
+        self,
+        username: str,
+        password: str,
+        choose: Callable[[Sequence[Tenant]], Tenant],
+        seconds: int | None = None,
+    ) -> tuple[str, int]:
+        """A token of the one user, good for a day at the most."""
+        tenant = choose(self.memberships(username, password))
+        return f"token of {username} for {tenant.id}", min(
+            seconds or self.EXPIRES_S, self.EXPIRES_S
+        )
+
     def user(self, username: str) -> User | None:
-        """The one user."""
-        return User(username) if username == "anna" else None
+        """The one user, and those that are listed."""
+        return self._view.user(username) or (User(username) if username == "anna" else None)
+
+    def users(self, tenant: str) -> Sequence[User]:
+        """Who may enter the tenant, of those that are listed."""
+        return [user for user in self._view.users() if tenant in user.tenants]
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, of those that are listed."""
+        return self._view.keys(tenant)
+
+    def control(self, caller: Principal) -> Control:
+        """The actions, on what is listed."""
+        log: Any = AppliedLog(self._view)
+        control = Control(log, self._view, self._clock, SECRET)
+        return control.by(Caller(caller.subject, "http", caller.tenant, caller.scopes))
+
+
+class AppliedLog:
+    """A log of changes that are in the view as soon as they are appended. `records` holds what was
+    appended, of any topic.
+    """
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self.records: list[Any] = []
+
+    async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
+        """Take it in."""
+        offsets = []
+        for topic, _, envelope in out:
+            self.records.append(envelope.record)
+            offset = self._view.revision + 1
+            if topic is CATALOGUE_CHANGED and isinstance(envelope.record, Change):
+                self._view.apply(envelope.record, offset)
+            offsets.append(offset)
+        return offsets
+
+
+def _placed(thing: Thing) -> Thing:
+    """A listed point with the series that it has in the catalogue."""
+    if not isinstance(thing, Point):
+        return thing
+    return replace(thing, series=series_id(thing.tenant, thing.device, thing.origin or thing.key))
 
 
 def a_principal(tenant: str = "acme", **members: Any) -> Principal:
     """A principal that may do everything, unless `members` say otherwise."""
     members.setdefault("subject", "somebody")
-    members.setdefault("scopes", frozenset({"ingest", "read"}))
+    members["scopes"] = frozenset(members.get("scopes", ("ingest", "read")))
     return Principal(tenant, **members)

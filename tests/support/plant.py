@@ -165,13 +165,16 @@ class Plant:
         self.launch()
         self.wait_ready(seconds=seconds, ready=ready)
 
-    def launch(self) -> None:
-        """Start, and wait for nothing."""
+    def argv(self) -> list[str]:
+        """The command line."""
         argv = [sys.executable, "-m", "services", "up", "--demo", "--no-feed"]
         argv += ["--http-port", str(self.http_port), "--mqtt-port", str(self.mqtt_port)]
-        argv += ["--data-dir", str(self.data_dir)]
+        return [*argv, "--data-dir", str(self.data_dir)]
+
+    def launch(self) -> None:
+        """Start, and wait for nothing."""
         output = self.folder / "output.txt"
-        self.process = Process(argv, output=output, env=self._env, cwd=ROOT)
+        self.process = Process(self.argv(), output=output, env=self._env, cwd=ROOT)
 
     def wait_ready(self, *, seconds: float = 90, ready: Callable[[], bool] | None = None) -> None:
         """Wait until the doors are ready."""

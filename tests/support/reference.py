@@ -112,11 +112,11 @@ class ReferenceLane:
 
 def sequential(samples: Iterable[Sample]) -> dict[tuple[int, int], Fingerprint]:
     """What must stand in the store when nothing is suppressed or refused: the plain meaning of
-    first and last wins, in the order of the log.
+    first and last wins and of renewing, in the order of the log.
     """
     places: dict[tuple[int, int], Fingerprint] = {}
     for sample in samples:
         place = sample.series, sample.ts_ms
-        if place not in places or sample.rule == Conflict.LAST:
+        if place not in places or sample.rule != Conflict.FIRST:
             places[place] = fingerprint(sample)
     return places

@@ -6,7 +6,7 @@ For tests of whoever asks a store; the drivers have their own suite in `tests/co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Self
 
@@ -17,7 +17,7 @@ from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery, TakenQuery
 from schemas.samples import Kind, Value
 from services.errors import Unavailable
-from services.store import Query
+from services.store import Owned, Query
 
 Row = tuple[int, int, int]
 """(series, ts_ms, version) of a sample whose value follows from its version."""
@@ -143,6 +143,21 @@ class MemoryStore:
     async def stored_marks(self, topic: str, epoch: int) -> dict[int, int]:
         """No marks are kept."""
         return {}
+
+    async def retain(self, periods: Mapping[Owned, int]) -> dict[Owned, int]:
+        """A dictionary keeps everything."""
+        self._check()
+        return {}
+
+    async def retaining(self) -> int:
+        """Nothing is ever rewritten."""
+        self._check()
+        return 0
+
+    async def retained(self) -> list[Owned]:
+        """Nothing expires."""
+        self._check()
+        return []
 
     async def rows(
         self, sql: str, parameters: dict[str, Any] | None = None

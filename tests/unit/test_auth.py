@@ -6,7 +6,7 @@ import base64
 import json
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -22,8 +22,8 @@ from schemas.envelope import Change
 from services.auth import LEEWAY_SECONDS, SECRET_FILE, Auth, installation_secret
 from services.catalogue import View, derive, digest, password_hash, pepper
 from services.clock import ManualClock
-from services.dialects import Actions, Principal
 from services.dialects import Auth as Way
+from services.dialects import Principal
 from services.errors import Forbidden, Unauthorized
 from services.settings import BadSetting, Settings
 from tests.support.catalogue import SECRET, a_view, put
@@ -113,7 +113,11 @@ def test_each_credential_gives_its_principal(world: World) -> None:
     assert auth.client(world.access_token()) == Principal(
         "acme", "gw", frozenset({"ingest", "read"})
     )
-    assert auth.user_principal(user_token) == Principal("beta", "anna", frozenset({"read"}))
+    claims = claims_of(user_token)
+    ends_ms = (claims["exp"] + LEEWAY_SECONDS) * 1000
+    assert auth.user_principal(user_token) == Principal(
+        "beta", "anna", frozenset({"read"}), expires_ms=ends_ms, token=claims["jti"]
+    )
 
 
 def test_a_principal_lasts_as_long_as_its_key_and_its_secret(world: World) -> None:
@@ -139,12 +143,34 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
         assert principal is not None
         return principal.subject
 
-    assert of(Way.NONE, bearer, {}, scope="") is None
-    assert subject(of(Way.BEARER, bearer, {}, scope="ingest")) == "gw"
-    assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, scope="")) == "k1"
+    assert of(Way.NONE, bearer, {}, {}, scope="") is None
+    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest")) == "gw"
+    assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, {}, scope="")) == "k1"
     of_user = {"x-authorization": f"Bearer {user_token}"}
-    assert subject(of(Way.X_AUTHORIZATION, of_user, {}, scope="read")) == "anna"
-    assert subject(of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="ingest")) == "dev-key"
+    assert subject(of(Way.X_AUTHORIZATION, of_user, {}, {}, scope="read")) == "anna"
+    assert subject(of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="ingest")) == "dev-key"
+
+
+@pytest.mark.parametrize("credential", ["user", "key"])
+def test_an_access_token_may_come_in_the_query_or_in_a_header(
+    world: World, credential: str
+) -> None:
+    token = world.auth.user_tokens("anna", PASSWORD, "acme")[0] if credential == "user" else API_KEY
+    wanted = "anna" if credential == "user" else "k1"
+
+    def subject(headers: dict[str, str], query: dict[str, str]) -> str:
+        found = world.auth.principal_of(Way.ACCESS_TOKEN, headers, {}, query, scope="read")
+        assert found is not None
+        return found.subject
+
+    assert subject({}, {"access_token": token}) == wanted
+    assert subject({"authorization": token}, {}) == wanted
+    assert subject({"authorization": f"Bearer {token}"}, {}) == wanted
+    assert subject({"x-access-token": token}, {}) == wanted
+    # The query wins, also where it is wrong.
+    assert subject({"authorization": "nonsense"}, {"access_token": token}) == wanted
+    refused(lambda: subject({"authorization": token}, {"access_token": "nonsense"}))
+    refused(lambda: subject({}, {}))
 
 
 @pytest.mark.parametrize("way", [Way.BEARER, Way.X_AUTHORIZATION, Way.DEVICE_TOKEN])
@@ -152,12 +178,12 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
 def test_a_door_without_a_credential_stays_shut(world: World, way: Way, header: str) -> None:
     headers = {"authorization": header, "x-authorization": header} if header else {}
 
-    refused(lambda: world.auth.principal_of(way, headers, {}, scope=""))
+    refused(lambda: world.auth.principal_of(way, headers, {}, {}, scope=""))
 
 
 def test_a_credential_without_the_right_is_forbidden(world: World) -> None:
     with pytest.raises(Forbidden):
-        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, scope="read")
+        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="read")
 
 
 def test_a_credential_opens_only_the_door_it_is_for(world: World) -> None:
@@ -398,12 +424,57 @@ def test_a_token_says_nothing_of_the_secret_it_was_given_for(world: World) -> No
 
 
 def test_log_in_gives_the_tenants_that_the_user_may_enter(world: World) -> None:
-    actions: Actions = world.auth
-
-    tenants = actions.memberships("anna", PASSWORD)
+    tenants = world.auth.memberships("anna", PASSWORD)
 
     assert [tenant.id for tenant in tenants] == ["acme", "beta"]
-    assert actions.user("anna") == world.anna
+    assert world.auth.user("anna") == world.anna
+
+
+def test_log_in_to_the_tenant_that_is_chosen_for_at_most_the_setting(world: World) -> None:
+    def choose(tenants: Sequence[Tenant]) -> Tenant:
+        asked.append([tenant.id for tenant in tenants])
+        return tenants[1]
+
+    asked: list[list[str]] = []
+    longest = SETTINGS.user_token_seconds
+    for wanted, given in ((None, longest), (longest + 1, longest), (7, 7)):
+        token, seconds, tenant = world.auth.log_in("anna", PASSWORD, choose, wanted)
+        claims = claims_of(token)
+        assert (seconds, claims["exp"] - claims["iat"], tenant.id) == (given, given, "beta")
+        assert world.auth.user_principal(token).tenant == "beta"
+    assert asked == [["acme", "beta"]] * 3
+
+    refused(lambda: world.auth.log_in("anna", "wrong", choose))
+    refused(lambda: world.auth.log_in("nobody", PASSWORD, choose))
+    world.put(replace(world.anna, tenants={"gone": ("read",)}))
+    refused(lambda: world.auth.log_in("anna", PASSWORD, choose))
+    assert len(asked) == 3, "who is not let in learns of no tenant"
+
+
+def test_a_token_that_was_ended_opens_nothing_and_the_others_do(world: World) -> None:
+    auth = world.auth
+    token, refresh_token = auth.user_tokens("anna", PASSWORD, "acme")
+    other, _ = auth.user_tokens("anna", PASSWORD, "acme")
+    ended = auth.user_principal(token).token
+    assert ended and ended != auth.user_principal(other).token
+
+    world.put(Revocation(Revocation.token_id(ended)))
+
+    refused(lambda: auth.user_principal(token))
+    refused(lambda: Auth(world.view, world.clock, SETTINGS, SECRET).user_principal(token))
+    auth.user_principal(other)
+    auth.user_principal(auth.refresh(refresh_token)[0])
+    for kind in ("revocation", "key"):
+        world.delete(kind, Revocation.token_id(ended))
+    refused(lambda: auth.user_principal(token))
+
+
+def test_a_token_of_a_user_without_an_id_could_not_be_ended_and_is_refused(world: World) -> None:
+    claims = claims_of(world.auth.user_tokens("anna", PASSWORD, "acme")[0])
+    world.auth.user_principal(signed(claims, purpose="user"))
+
+    del claims["jti"]
+    refused(lambda: world.auth.user_principal(signed(claims, purpose="user")))
 
 
 @pytest.mark.parametrize(

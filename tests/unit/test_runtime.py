@@ -110,6 +110,91 @@ def test_what_was_asked_before_the_stop_is_still_judged() -> None:
     asyncio.run(body())
 
 
+def test_what_would_last_for_ever_is_ended_before_the_listeners_stop() -> None:
+    class Streaming:
+        name = "streaming"
+
+        def __init__(self) -> None:
+            self.asked, self.ended, self.hung_up = asyncio.Event(), asyncio.Event(), False
+
+        async def mount(self, _: Any, group: asyncio.TaskGroup, stop: asyncio.Event) -> Mounted:
+            router = APIRouter()
+
+            async def stream() -> str:
+                self.asked.set()
+                await self.ended.wait()
+                return "ended"
+
+            async def hang_up() -> None:
+                self.hung_up = True
+                self.ended.set()
+
+            router.add_api_route("/stream", stream)
+            return Mounted(routers=[router], hang_up=hang_up)
+
+    async def body() -> None:
+        streaming, stop = Streaming(), asyncio.Event()
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def ready(_: Any, where: str) -> None:
+            address.set_result(where)
+
+        following = asyncio.create_task(for_ever())
+        runtime = a_runtime(following)
+        serving = asyncio.create_task(
+            serve(runtime, [streaming], ops=ops.ops_routes, ready=ready, stop=stop)
+        )
+        url = f"{await address}/stream"
+        asked = asyncio.create_task(
+            asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())
+        )
+        await streaming.asked.wait()
+        stop.set()
+        assert await asked == b'"ended"'
+        async with asyncio.timeout(5):
+            await serving
+        assert streaming.hung_up
+        following.cancel()
+
+    asyncio.run(body())
+
+
+def test_a_path_that_is_spelled_out_goes_before_parameters_of_another_service() -> None:
+    class Named:
+        def __init__(self, path: str) -> None:
+            self.name, self._path = path, path
+
+        async def mount(self, _: Any, group: asyncio.TaskGroup, stop: asyncio.Event) -> Mounted:
+            router = APIRouter()
+            path = self._path
+
+            async def answer() -> str:
+                return path
+
+            router.add_api_route(path, answer)
+            return Mounted(routers=[router])
+
+    async def body() -> None:
+        stop, following = asyncio.Event(), asyncio.create_task(for_ever())
+        said: dict[str, bytes] = {}
+
+        async def ready(_: Any, where: str) -> None:
+            for path in ("/things/stream", "/things/7"):
+                url = f"{where}{path}"
+                said[path] = await asyncio.to_thread(
+                    lambda url=url: urllib.request.urlopen(url, timeout=10).read()  # type: ignore[misc]
+                )
+            stop.set()
+
+        services = [Named("/things/{thing}"), Named("/things/stream")]
+        async with asyncio.timeout(20):
+            await serve(a_runtime(following), services, ops=ops.ops_routes, ready=ready, stop=stop)
+        assert said == {"/things/stream": b'"/things/stream"', "/things/7": b'"/things/{thing}"'}
+        following.cancel()
+
+    asyncio.run(body())
+
+
 def test_a_process_whose_catalogue_is_not_followed_any_more_ends() -> None:
     async def fails() -> None:
         raise Broken("the log cannot be read")

@@ -28,9 +28,9 @@ from services.dialects._contract import (
     Reply,
     described,
 )
+from services.dialects._times import all_ms_of, why_not
 from services.dialects.building_x.errors import JSON_API, errors, refused
 from services.dialects.building_x.texts import columns, why_not_value
-from services.dialects.building_x.times import all_ms_of, why_not
 from services.errors import Forbidden, Malformed, Unknown, Unsupported
 
 PREFIXES = ("/ingest", "/operations", "/api/openness/ingest", "/api/openness/operations")
@@ -130,7 +130,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     return Intake(block)
 
 
-def accepted(inbound: Inbound, verdicts: Sequence[Verdict]) -> Reply:
+def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> Reply:
     """204, or 202 with the indices of the values that were dropped.
 
     A repetition and a conflict are both dropped; a value that the deadband suppressed was taken. An

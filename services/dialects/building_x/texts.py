@@ -23,7 +23,7 @@ from msgspec.json import Decoder
 
 from schemas.blocks import bits_of
 from schemas.samples import Kind, Value
-from services.dialects.building_x.times import all_ms_of, text_of, why_not
+from services.dialects._times import all_ms_of, text_of, why_not
 
 _DOUBLE = b"0123456789+-.eE"
 _LONG = b"0123456789+-"

@@ -22,10 +22,10 @@ from services.dialects._contract import (
     Reply,
     described,
 )
+from services.dialects._times import ms_of, text_of
 from services.dialects.building_x.errors import JSON_API, refused
 from services.dialects.building_x.ingest import PREFIXES, VALUES, own_point
 from services.dialects.building_x.texts import text_of_value
-from services.dialects.building_x.times import ms_of, text_of
 from services.errors import Malformed
 
 PAGE_VALUES = 1000

@@ -1,7 +1,8 @@
 """A process that drives an agent's lanes, to be killed: `python -m tests.contract.agents._child
 JSON`, where the JSON object holds the fields of `Orders`.
 
-Each line of its output is a JSON object: lane to the last offset whose outputs are durable.
+Each line of its output is a JSON object: lane to the last offset whose outputs are durable; of the
+watch over rules it is a list of the agent's name and that object.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from schemas.blocks import Block
 from schemas.envelope import Logged
 from schemas.topics import TOPICS
-from services.agents import Agent, samples
+from services.agents import Agent, samples, triggers
 from services.agents._guard import guarded
 from services.agents._lane import LaneKeeper, Parts
 from services.agents._lanes import Lanes
@@ -38,10 +40,11 @@ CHECKPOINT_MS = 150
 class Orders:
     """What the process shall do.
 
-    `folder` holds flags: while the file `away` is there the store is away, while `raises` is there
-    the toy agent has a bug. `crash_at` kills the process before so many pieces of checkpoints.
-    `garble` is the seed of a layer of faults between runner and lanes. `unchecked` takes the lane
-    keeper's check out. `bare` runs a Faust agent without lanes instead, guarded or unguarded.
+    `agent` names one, or several with + between. `folder` holds flags: while the file `away` is
+    there the store is away, while `raises` is there the toy agent has a bug. `crash_at` kills the
+    process before so many pieces of checkpoints. `garble` is the seed of a layer of faults between
+    runner and lanes. `unchecked` takes the lane keeper's check out. `bare` runs a Faust agent
+    without lanes instead, guarded or unguarded.
     """
 
     runner: str
@@ -105,6 +108,7 @@ class Watched(Lanes):
 
     async def _tell(self) -> None:
         told: dict[int, int] = {}
+        name = self.parts.agent.name
         while True:
             positions = {
                 lane: told.get(lane, -1) if keeper._open else keeper.position
@@ -112,7 +116,8 @@ class Watched(Lanes):
             }
             if positions != told:
                 told = positions
-                sys.stdout.write(json.dumps(told) + "\n")
+                said = [name, told] if name == triggers.NAME else told
+                sys.stdout.write(json.dumps(said) + "\n")
                 sys.stdout.flush()
             await asyncio.sleep(0.02)
 
@@ -167,15 +172,21 @@ async def main(orders: Orders) -> None:
         agents_runner=orders.runner,
         checkpoint_seconds=1,
     )
-    toy = _toy.agent(raises=folder / "raises")
-    agent: Agent = samples.agent() if orders.agent == "samples" else toy
+    agents: dict[str, Agent] = {
+        "toy": _toy.agent(raises=folder / "raises"),
+        "samples": samples.agent(),
+        "triggers": triggers.AGENT,
+    }
     store = FlagStore(folder / "away")
     async with open_eventlog(orders.url, lanes=orders.lanes, prefix=orders.prefix) as log:
         if settings.log_embedded:
             await log.create(TOPICS)
         clock = SystemClock()
-        parts = Parts(agent, log, store, clock, settings, orders.epoch)
-        await guarded(lambda: _run(orders, parts, stop), what="the test's agent")
+        async with asyncio.TaskGroup() as group:
+            for name in orders.agent.split("+"):
+                parts = Parts(agents[name], log, store, clock, settings, orders.epoch)
+                body = partial(_run, orders, parts, stop)
+                group.create_task(guarded(body, what=f"the test's agent {name}"))
 
 
 async def _run(orders: Orders, parts: Parts, stop: asyncio.Event) -> None:

@@ -40,6 +40,12 @@ class Member:
         return {int(lane): at for lane, at in json.loads(told[-1]).items()} if told else {}
 
     @property
+    def watched(self) -> dict[str, int]:
+        """The lanes that the watch over rules holds in it, likewise."""
+        told = [line for line in self.process.output().splitlines() if line.startswith("[")]
+        return dict(json.loads(told[-1])[1]) if told else {}
+
+    @property
     def seen(self) -> list[int]:
         """The records that a bare agent has seen."""
         return [int(line) for line in self.process.output().splitlines() if line.isdigit()]

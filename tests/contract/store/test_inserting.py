@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -176,6 +177,62 @@ def test_rows_of_tenants_with_several_policies_go_in_together(place: Place) -> N
             for tenant, expected in (("acme", [0.0, 1.0, 3.0]), ("other", [2.0])):
                 found = await store.fetch(replace(EVERYTHING, tenant=tenant))
                 assert [s.value for s in found.samples()] == expected
+
+    asyncio.run(body())
+
+
+def counted(*rows: tuple[Sample, int]) -> Any:
+    """Rows of the table `suppressed`: samples with the counts of their minutes."""
+    return stored(*(s for s, _ in rows), versions=[count for _, count in rows]).counted()
+
+
+def test_of_the_counts_of_a_minute_the_highest_stays_however_often_it_comes(place: Place) -> None:
+    now_ms = int(time.time()) // 60 * 60_000
+    text = a_sample("on", now_ms + 60_001, kind=Kind.STRING, quality=-5)
+    rows = [(a_sample(float(n), now_ms + n), n) for n in (1, 4, 2, 3)] + [(text, 1)]
+    far = a_sample(7, TS_MS_MAX - 1, kind=Kind.LONG)
+
+    async def body() -> None:
+        async with opened(place) as store:
+            for batch in (rows[:2], rows[1:], [*rows, (far, 1)]):
+                await store.insert("suppressed", counted(*batch))
+            await store.rows("OPTIMIZE TABLE suppressed FINAL")
+            found = await store.rows(
+                "SELECT tenant, series, toUnixTimestamp(minute) * 1000,"
+                " toUnixTimestamp64Milli(last_ts), kind, double, long, text, quality, count"
+                " FROM suppressed FINAL WHERE minute < '2100-01-01' ORDER BY minute"
+            )
+            assert [tuple(row) for row in found] == [
+                ("acme", 1, now_ms, now_ms + 4, "double", 4.0, 0, "", None, 4),
+                ("acme", 1, now_ms + 60_000, now_ms + 60_001, "string", 0.0, 0, "on", -5, 1),
+            ]
+            minutes = "SELECT max(minute) FROM suppressed FINAL"
+            [[last]] = await store.rows(minutes)
+            assert (last.year, last.minute, last.second) == (2261, 59, 0)
+
+    asyncio.run(body())
+
+
+def test_a_count_goes_after_400_days(place: Place) -> None:
+    day_ms, now_ms = 86_400_000, int(time.time() * 1000)
+    rows = [(a_sample(1.0, now_ms - days * day_ms), 1) for days in (402, 398, 0)]
+
+    async def body() -> None:
+        async with opened(place) as store:
+            await store.insert("suppressed", counted(*rows))
+            await store.rows("OPTIMIZE TABLE suppressed FINAL")
+            [[count]] = await store.rows("SELECT count() FROM suppressed")
+            assert count == 2
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("ts_ms", [-1, TS_MS_MAX])
+def test_a_count_at_a_time_that_cannot_be_shown_is_malformed(place: Place, ts_ms: int) -> None:
+    async def body() -> None:
+        async with opened(place) as store:
+            with pytest.raises(Malformed):
+                await store.insert("suppressed", counted((a_sample(1.0, ts_ms), 1)))
 
     asyncio.run(body())
 

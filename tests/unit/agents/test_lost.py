@@ -151,9 +151,9 @@ class Log:
         return {}
 
 
-def lanes_of(log: Log, epoch: int = 1) -> Lanes:
+def lanes_of(log: Log, epoch: int = 1, agent: Agent = AGENT) -> Lanes:
     """Lanes on the log that nobody drives."""
-    parts = Parts(AGENT, log, MemoryStore(), ManualClock(), Settings(), epoch)  # type: ignore[arg-type]
+    parts = Parts(agent, log, MemoryStore(), ManualClock(), Settings(), epoch)  # type: ignore[arg-type]
     return Lanes(parts, Deaf())
 
 
@@ -192,6 +192,18 @@ def test_a_log_that_was_made_anew_waits_for_what_was_accepted_from_the_one_befor
         log.stored = {0: 4, 1: 4}
         await until(lambda: readiness.why_not is None)
         assert sorted(lanes.held) == [0, 1]
+        await lanes.close()
+
+    asyncio.run(body())
+
+
+def test_an_agent_that_never_asks_the_store_does_not_wait_for_it() -> None:
+    async def body() -> None:
+        log = Log({0: Span(5, 9), 1: Span(0, 9)}, {0: Span(0, 4), 1: Span(0, 4)})
+        lanes = lanes_of(log, epoch=2, agent=replace(AGENT, ask=None))
+        lanes.assign([0, 1])
+        await until(lambda: sorted(lanes.held) == [0, 1])
+        assert lanes.parts.readiness.why_not is None
         await lanes.close()
 
     asyncio.run(body())

@@ -129,7 +129,7 @@ def some(chance: random.Random, step: int) -> list[Sample]:
             chance.choice((0.0, 0.5, 1.0, 2.0)),
             chance.choice((chance.randrange(12), step * 2 + chance.randrange(4))),
             series=chance.choice(SERIES),
-            rule=chance.choice((Conflict.FIRST, Conflict.FIRST, Conflict.LAST)),
+            rule=chance.choice((Conflict.FIRST, Conflict.FIRST, Conflict.LAST, Conflict.RENEW)),
         )
         for _ in range(chance.randrange(1, 6))
     ]

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import envelope as envelopes
-from schemas.blocks import BLOCK_ROWS_MAX, Block
+from schemas.blocks import BLOCK_BYTES_MAX, BLOCK_ROWS_MAX, Block
 from schemas.envelope import (
     Entry,
     Envelope,
@@ -34,11 +34,12 @@ from schemas.topics import (
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
+    SAMPLES_SUPPRESSED,
     Topic,
     receipts_lane,
 )
 from services.agents import samples
-from services.agents._contract import Outcome
+from services.agents._contract import OWN_LANE, Outcome
 from services.agents.samples import AGENT, State
 from services.domain.lattice import Place, version_of
 from tests.support.builders import a_block, a_policy, a_sample, an_entry, an_envelope
@@ -118,17 +119,71 @@ def test_texts_and_policies_go_with_their_rows() -> None:
     assert Block.decode(block.encode()) == block
 
 
-def test_nothing_goes_on_where_nothing_is_stored() -> None:
+def test_an_empty_record_goes_on_where_nothing_is_stored() -> None:
     state = fresh()
     step(state, an_envelope(*some(1.0)))
     outcome = step(state, an_envelope(*some(1.0)), 1)
-    assert not outcome.out
+    accepted = Envelope(Block(), received=1, epoch=1)
+    assert outcome.out == [(SAMPLES_ACCEPTED, lane_of(SERIES, LANES), accepted)]
     assert outcome.tally["duplicate"] == 1
 
 
-def test_an_empty_block_and_a_tick_leave_no_trace() -> None:
-    assert step(fresh(), Envelope(Block())) == Outcome()
-    assert step(fresh(), Envelope(Tick(5))) == Outcome()
+def test_an_empty_block_and_a_tick_say_only_that_they_were_judged() -> None:
+    accepted = (SAMPLES_ACCEPTED, OWN_LANE, Envelope(Block(), received=0, epoch=1))
+    assert step(fresh(), Envelope(Block())) == Outcome([accepted])
+    assert step(fresh(), Envelope(Tick(5))) == Outcome([accepted])
+
+
+# -- suppressed rows
+
+
+def suppressed(outcome: Outcome) -> list[tuple[Sample, int]]:
+    """(sample, count) of what was counted."""
+    found: list[tuple[Sample, int]] = []
+    for lane, envelope in of(SAMPLES_SUPPRESSED, outcome):
+        block = envelope.record
+        assert lane == lane_of(SERIES, LANES) and isinstance(block, Block)
+        assert len(block) <= BLOCK_ROWS_MAX
+        assert {block.policies[index].tenant for index in block.policy} == {"acme"}
+        found += zip(block.samples(), block.version, strict=True)
+    return found
+
+
+def test_suppressed_samples_are_counted_by_series_and_minute() -> None:
+    state, policy = fresh(), a_policy(on_change=True)
+    first = step(state, Envelope(a_block(*some(1.0, 1.0, 1.0, 1.0), policy=policy)), 7)
+    assert [(s.ts_ms, count) for s, count in suppressed(first)] == [(1, 1), (2, 2)]
+    ((_, envelope),) = of(SAMPLES_SUPPRESSED, first)
+    assert (envelope.received, envelope.epoch) == (7, 1)
+    again: State = AGENT.unpack(AGENT.pack(state))
+    for one in (state, again):
+        later = step(one, Envelope(a_block(*some(1.0, ts_ms=60_000), policy=policy)), 8)
+        assert [(s.ts_ms, count) for s, count in suppressed(later)] == [(3, 3), (60_000, 1)]
+        assert later.tally == tally(received=1, suppressed=1)
+
+
+def test_where_nothing_is_suppressed_nothing_is_counted() -> None:
+    assert not of(SAMPLES_SUPPRESSED, step(fresh(), an_envelope(*some(1.0, 1.0))))
+
+
+def test_the_counts_of_a_full_record_fit_into_records() -> None:
+    state, policy, rows = fresh(), a_policy(on_change=True), BLOCK_ROWS_MAX
+
+    def every(ts_ms: int) -> Envelope:
+        samples = (
+            a_sample("x" * 50, ts_ms, series=SERIES + n, kind=Kind.STRING) for n in range(rows)
+        )
+        return Envelope(a_block(*samples, policy=policy))
+
+    for ts_ms in range(4):
+        step(state, every(ts_ms), ts_ms)
+    outcome = step(state, every(60_000), 4)
+    assert len(of(SAMPLES_SUPPRESSED, outcome)) >= 2
+    found = suppressed(outcome)
+    assert [count for _, count in found] == [3, 1] * rows
+    assert {sample.value for sample, _ in found} == {"x" * 50}
+    for _, _, envelope in outcome.out:
+        assert envelope.bytes_estimate <= BLOCK_BYTES_MAX
 
 
 # -- receipts

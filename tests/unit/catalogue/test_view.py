@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalogue import THINGS, Device, Key, Point, Revocation, Tenant, User
+from schemas.catalogue import (
+    THINGS,
+    Binding,
+    Device,
+    Equipment,
+    Key,
+    Point,
+    Revocation,
+    Tenant,
+    Trigger,
+    User,
+)
 from schemas.envelope import Change, Envelope, decode, encode
 from schemas.points import lane_of
 from schemas.samples import Kind
@@ -28,11 +39,20 @@ OTHER_DEVICE = "0d4f9f5e-5d3b-4b6f-9f0a-0a8b7a4f4b02"
 # -- histories -------------------------------------------------------------------------------------
 
 _points = st.builds(
-    lambda point, key, locked, created_ms, band: new_point(
-        "acme", DEVICE, key, id=point, locked=locked, kind=0, created_ms=created_ms, band=band
+    lambda point, key, origin, locked, created_ms, band: new_point(
+        "acme",
+        DEVICE,
+        key,
+        id=point,
+        origin=origin,
+        locked=locked,
+        kind=0,
+        created_ms=created_ms,
+        band=band,
     ),
     st.sampled_from(["p1", "p2", "p3"]),
     st.sampled_from(["speed", "heat"]),
+    st.sampled_from(["", "", "speed", "old"]),
     st.booleans(),
     st.integers(1, 3),
     st.sampled_from([0.0, 0.5]),
@@ -90,6 +110,7 @@ def picture(view: View) -> dict[str, Any]:
         },
         "points": list(points.items()),
         "known": [view.known("acme", DEVICE, key) for key in ("speed", "heat")],
+        "crowded": [view.crowded("acme", DEVICE, key) for key in ("speed", "heat")],
         "seen": [view.point("acme", point) for point in ("p1", "p2", "p3")],
         "policies": [view.policy(point) for point in points.values()],
         "free": view.free_policy("acme"),
@@ -310,6 +331,107 @@ def test_of_two_points_for_one_series_the_older_stands_until_it_goes(
 # -- policies --------------------------------------------------------------------------------------
 
 
+def test_a_point_takes_its_series_along_to_another_key_and_a_new_one_gets_another() -> None:
+    point = new_point("acme", DEVICE, "heat", created_ms=1)
+    view = a_view(point)
+    put(view, replace(point, key="oven", origin="heat"))
+
+    assert view.series("acme", DEVICE, "oven") == point.series
+    assert view.series("acme", DEVICE, "heat") != point.series
+    change = view.creation("acme", DEVICE, "heat", T0)
+    assert change is not None and change.body is not None
+    view.apply(change, view.revision + 1)
+    second = view.known("acme", DEVICE, "heat")
+    assert second is not None and second.id != point.id
+    assert second.series == view.series("acme", DEVICE, "heat") != point.series
+
+    put(view, replace(second, key="saw"))
+    assert view.origin("acme", DEVICE, "heat") not in ("", "heat", second.origin)
+
+
+def test_of_two_points_at_one_key_the_older_has_it_until_it_goes() -> None:
+    older = new_point("acme", DEVICE, "heat", origin="old", id="p1", created_ms=1)
+    younger = new_point("acme", DEVICE, "heat", id="p2", created_ms=2)
+    for points in ((older, younger), (younger, older)):
+        view = a_view(*points)
+        assert view.known("acme", DEVICE, "heat") == older
+        assert dict(view.points("acme", DEVICE)) == {"heat": older}
+        assert view.point("acme", "p2") == younger
+        assert view.crowded("acme", DEVICE, "heat")
+        put(view, replace(older, key="oven"))
+        assert dict(view.points("acme", DEVICE)) == {
+            "oven": replace(older, key="oven"),
+            "heat": younger,
+        }
+        assert not view.crowded("acme", DEVICE, "heat")
+
+
+def test_a_picture_that_a_slow_reader_takes_is_not_kept_beyond_a_change() -> None:
+    index = PointIndex()
+    index.put(new_point("acme", DEVICE, "a"))
+
+    class Slow(dict[str, Point]):
+        """While it is looked through, the index changes."""
+
+        def values(self) -> Any:
+            found = list(super().values())
+            index.put(new_point("acme", DEVICE, "b"))
+            return found
+
+    place = ("acme", DEVICE)
+    index._by_device[place] = Slow(index._by_device[place])
+    assert list(index.of(*place)) == ["a"]
+    index._by_device[place] = dict(index._by_device[place])
+    assert list(index.of(*place)) == ["a", "b"]
+
+
+def test_the_api_server_is_there_on_the_log_or_not() -> None:
+    view = a_view(Tenant("acme"))
+    server = view.api_server("acme")
+    assert view.device("acme", server.id) == server
+    assert view.device("beta", server.id) is None
+    assert view.devices("acme") == [server]
+
+    put(view, replace(server, disabled=True))
+    assert view.api_server("acme").disabled
+    assert [device.disabled for device in view.devices("acme")] == [True]
+
+
+def test_what_is_tied_to_a_point_is_found_from_both_ends_as_long_as_they_are_there() -> None:
+    point = new_point("acme", DEVICE, "strokes")
+    press, saw = Equipment("e1", "acme", "Press", 1), Equipment("e2", "acme", "Saw", 2)
+    bindings = [
+        Binding("b1", "acme", point.id, "e1"),
+        Binding("b2", "acme", point.id, "e2", "counter", 5),
+    ]
+    trigger = Trigger("t1", "acme", point.id, bound=5)
+    view = a_view(point, saw, press, *bindings, trigger)
+
+    assert view.all_equipment("acme") == [press, saw]
+    assert view.bindings("acme", point=point.id) == bindings
+    assert view.bindings("acme", equipment="e2") == bindings[1:]
+    assert view.triggers("acme", point.id) == [trigger]
+    assert [rule.id for rule in view.policy(point).rules] == ["t1"]
+    for tenant in ("beta",):
+        assert view.all_equipment(tenant) == view.bindings(tenant, point=point.id) == []
+        assert view.triggers(tenant, point.id) == []
+        found = (
+            view.equipment(tenant, "e1"),
+            view.binding(tenant, "b1"),
+            view.trigger(tenant, "t1"),
+        )
+        assert found == (None, None, None)
+
+    put(view, replace(bindings[1], equipment="e1"))
+    assert view.bindings("acme", equipment="e2") == []
+    put(view, replace(trigger, disabled=True))
+    assert view.policy(point).rules == ()
+    view.apply(Change("equipment", "e1", None), view.revision + 1)
+    assert view.bindings("acme", point=point.id) == [] and view.binding("acme", "b1") is None
+    view.apply(Change("point", point.id, None), view.revision + 1)
+    assert view.trigger("acme", "t1") is None and view.triggers("acme", point.id) == []
+
+
 def test_points_that_are_judged_alike_share_one_policy() -> None:
     locked = [new_point("acme", DEVICE, key, kind=1, locked=True, band=0.5) for key in "abc"]
     view = a_view(*locked, new_point("acme", DEVICE, "free"))
@@ -433,9 +555,29 @@ def test_what_belongs_to_another_tenant_does_not_exist() -> None:
     assert lookup.known("beta", DEVICE, "k") is None
     assert lookup.points("beta", DEVICE) == {}
     assert lookup.device("beta", DEVICE) is None
-    assert (view.devices("beta"), view.keys("beta")) == ([], [])
+    assert view.keys("beta") == []
+    assert view.devices("beta") == [view.api_server("beta")]
     assert lookup.series("beta", DEVICE, "k") != lookup.series("acme", DEVICE, "k")
     assert lookup.free_policy("beta").tenant == "beta"
     made = lookup.creation("beta", DEVICE, "k", T0)
     assert made is not None and made.body is not None
     assert (made.body["tenant"], made.id == point.id) == ("beta", False)
+
+
+def test_points_that_are_not_kept_for_ever_are_known_and_all_are_found_by_their_series() -> None:
+    kept = new_point("acme", "d1", "kept", keep_minutes=60)
+    for_ever = new_point("acme", "d1", "for ever")
+    view = a_view(kept, for_ever)
+    assert view.retained() == [kept]
+    assert [view.point_of(each.series) for each in (kept, for_ever)] == [kept, for_ever]
+    assert view.point_of(7) is None
+    put(view, replace(kept, keep_minutes=0))
+    assert view.retained() == []
+
+
+def test_a_series_leads_to_its_point_for_its_own_tenant_only() -> None:
+    point = new_point("acme", "d1", "temperature")
+    view = a_view(point)
+    assert view.of_series("acme", point.series) == point
+    assert view.of_series("bolt", point.series) is None
+    assert view.of_series("acme", point.series + 1) is None

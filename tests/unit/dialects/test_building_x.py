@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from schemas.catalogue import Device, Point, Tenant
 from schemas.samples import TS_MS_MAX, Kind
 from services.dialects import Inbound, Page
-from services.dialects.building_x import errors, ingest, texts, times, tokens, values
+from services.dialects import _times as times
+from services.dialects.building_x import errors, ingest, texts, tokens, values
 from services.errors import Broken, Malformed, OverQuota, Unauthorized, Unavailable
 from tests.support.lookup import ListedActions, ListedLookup, a_principal
 

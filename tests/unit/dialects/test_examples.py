@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from schemas.blocks import Block
 from schemas.catalogue import Tenant
 from schemas.queries import LatestQuery
 from services import registry
-from services.dialects import Call, Dialect, Page, Publish, Push, Question, Read, Reply
+from services.dialects import Call, Dialect, Intake, Page, Publish, Push, Question, Read, Reply
 from services.errors import PipelineError, Refused
 from tests.support.examples import Example, block_of, differences, examples, records_of
 from tests.support.lookup import ListedActions, ListedLookup
@@ -67,10 +68,17 @@ def walk_push(example: Example, door: Push, request: Any, lookup: ListedLookup) 
         assert_reply(example, door.refused(error, inbound.received_ms))
         return
     assert_records(example, lookup, intake.block, inbound.caller.tenant)
+    assert_new_keys(example, intake)
     if "verdicts" in request:
-        assert_reply(example, door.accepted(inbound, example.verdicts(request)))
+        assert_reply(example, door.accepted(inbound, intake, example.verdicts(request)))
     else:
         assert example.json("reply") is None, "taken in, though an answer was expected"
+
+
+def assert_new_keys(example: Example, intake: Intake) -> None:
+    """The keys that are made, where the example says which."""
+    keys = [change.body["key"] for change in intake.changes if change.body]
+    assert keys == (example.json("records") or {}).get("new_keys", keys)
 
 
 def walk_publish(example: Example, door: Publish, request: Any, lookup: ListedLookup) -> None:
@@ -85,8 +93,7 @@ def walk_publish(example: Example, door: Publish, request: Any, lookup: ListedLo
         return
     intake = door.decode(inbound, lookup)
     assert_records(example, lookup, intake.block, inbound.caller.tenant)
-    keys = [change.body["key"] for change in intake.changes if change.body]
-    assert keys == example.json("records").get("new_keys", keys)
+    assert_new_keys(example, intake)
 
 
 def walk_read(example: Example, door: Read, request: Any, lookup: ListedLookup) -> None:
@@ -106,11 +113,17 @@ def walk_read(example: Example, door: Read, request: Any, lookup: ListedLookup) 
 def walk_call(example: Example, door: Call, request: Any, lookup: ListedLookup) -> None:
     inbound = example.inbound(request)
     tenants = [lookup.tenant(name) or Tenant(name) for name in request.get("tenants", ["acme"])]
+    actions = ListedActions(tenants, example.things(), inbound.received_ms)
     try:
-        reply = door.handle(inbound, lookup, ListedActions(tenants))
+        handled = door.handle(inbound, lookup, actions)
+        reply = handled if isinstance(handled, Reply) else asyncio.run(_awaited(handled))
     except PipelineError as error:
         reply = door.refused(error, inbound.received_ms)
     assert_reply(example, reply)
+
+
+async def _awaited(handled: Awaitable[Reply]) -> Reply:
+    return await handled
 
 
 _WALKS: dict[type[Any], Callable[..., None]] = {

@@ -1,17 +1,10 @@
-"""What the vendors' own pages show, taken from the pages at test time.
-
-`LINESHAFT_SPECS` names the folder that holds them.
-"""
+"""What the vendors' own pages show, taken from the pages at test time."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from schemas.catalogue import Device, Point, Tenant
 from schemas.samples import Kind, Verdict
@@ -19,17 +12,11 @@ from services.dialects import Inbound
 from services.dialects.building_x import ingest, tokens
 from services.dialects.opticloud import telemetry
 from tests.support.lookup import ListedActions, ListedLookup, a_principal
+from tests.support.published import needs_documents, page
 
-SPECS = os.environ.get("LINESHAFT_SPECS", "")
-pytestmark = pytest.mark.skipif(
-    not SPECS, reason="LINESHAFT_SPECS does not name the folder of the published documents"
-)
+pytestmark = needs_documents
 PARTITION = "0c1f3f62-6a0e-4f0b-9a4d-5b1f1a2b3c4d"
 NOW_MS = 1_700_000_000_000
-
-
-def page(name: str) -> str:
-    return (Path(SPECS) / name).read_text()
 
 
 # -- Building X
@@ -59,14 +46,15 @@ def test_the_conflict_of_the_page_is_answered_with_its_index() -> None:
     assert len(stamps) == 4
 
     inbound, lookup = point_values(*((stamp + "Z", "1") for stamp in stamps))
-    times = list(ingest.decode(inbound, lookup).block.ts_ms)
+    intake = ingest.decode(inbound, lookup)
+    times = list(intake.block.ts_ms)
     verdicts = [
         Verdict.CONFLICT if time in times[:row] else Verdict.KEPT for row, time in enumerate(times)
     ]
-    reply = ingest.accepted(inbound, verdicts)
+    reply = ingest.accepted(inbound, intake, verdicts)
     assert reply.status == 202
     assert json.loads(reply.body) == {"meta": {"droppedIndices": [int(dropped)]}}
-    assert ingest.accepted(inbound, [Verdict.KEPT] * 4).status == 204
+    assert ingest.accepted(inbound, intake, [Verdict.KEPT] * 4).status == 204
 
 
 def test_the_value_of_the_page_is_taken_in() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from schemas.envelope import Position
 from schemas.points import PointPolicy
-from schemas.samples import Conflict, Kind, Sample, Verdict
+from schemas.queries import LatestQuery, TakenQuery
+from schemas.samples import Conflict, Kind, Sample, Value, Verdict
 from services.domain import admission
 from services.domain.memory import Lane
 from tests.support.builders import a_block, a_policy, a_sample
@@ -12,7 +15,7 @@ from tests.support.reference import ModelStore, ReferenceLane
 
 KEPT, DUPLICATE, CONFLICT = Verdict.KEPT, Verdict.DUPLICATE, Verdict.CONFLICT
 OVERWRITE, SUPPRESSED, REFUSED = Verdict.OVERWRITE, Verdict.SUPPRESSED, Verdict.REFUSED
-FIRST, LAST = Conflict.FIRST, Conflict.LAST
+FIRST, LAST, RENEW = Conflict
 
 
 def verdicts(
@@ -148,6 +151,122 @@ def test_overwriting_the_base_moves_it() -> None:
 def test_overwriting_any_other_sample_leaves_the_base_alone() -> None:
     samples = [a_sample(1.0, 10), a_sample(9.0, 5), a_sample(8.0, 5, rule=LAST), a_sample(1.1, 11)]
     assert verdicts(*samples, policy=a_policy(band=1.0)) == [KEPT, KEPT, OVERWRITE, SUPPRESSED]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "other"),
+    [
+        (Kind.DOUBLE, 1.0, 1.5),
+        (Kind.DOUBLE, 0.0, -0.0),
+        (Kind.DOUBLE, float("nan"), 1.0),
+        (Kind.LONG, 2**60, 2**60 + 1),
+        (Kind.BOOL, True, False),
+        (Kind.STRING, "on", "off"),
+        (Kind.JSON, "{}", "[]"),
+        (Kind.DATE, 5, 6),
+    ],
+)
+def test_with_on_change_an_equal_value_does_not_count(
+    kind: Kind, value: Value, other: Value
+) -> None:
+    samples = [a_sample(v, ts, kind=kind) for ts, v in enumerate((value, value, other, value))]
+    assert verdicts(*samples, policy=a_policy(on_change=True)) == [KEPT, SUPPRESSED, KEPT, KEPT]
+    assert verdicts(*samples, policy=a_policy()) == [KEPT] * 4
+
+
+def test_with_on_change_the_same_bits_of_another_kind_are_a_change() -> None:
+    samples = [a_sample(1, 1, kind=Kind.LONG), a_sample(True, 2, kind=Kind.BOOL)]
+    assert verdicts(*samples, policy=a_policy(on_change=True)) == [KEPT, KEPT]
+
+
+def test_an_unchanged_value_is_kept_once_a_heartbeat() -> None:
+    policy = a_policy(on_change=True, heartbeat_ms=3)
+    samples = [a_sample("on", ts, kind=Kind.STRING) for ts in range(7)]
+    assert verdicts(*samples, policy=policy) == [
+        *(KEPT, SUPPRESSED, SUPPRESSED),
+        *(KEPT, SUPPRESSED, SUPPRESSED),
+        KEPT,
+    ]
+
+
+def test_a_late_value_is_not_measured_against_the_last_one() -> None:
+    samples = [a_sample(1.0, 5), a_sample(1.0, 4)]
+    assert verdicts(*samples, policy=a_policy(on_change=True)) == [KEPT, KEPT]
+
+
+def test_a_policy_that_no_longer_says_on_change_lets_everything_through() -> None:
+    samples = [a_sample(1.0, ts) for ts in range(3)]
+    policies = [a_policy(on_change=True), a_policy(on_change=True), a_policy(revision=2)]
+    assert verdicts(*samples, policies=policies) == [KEPT, SUPPRESSED, KEPT]
+
+
+def test_a_renewal_is_kept_whatever_holds_its_time() -> None:
+    for held in (a_sample(1.0, 5), a_sample(2.0, 5), a_sample(2.0, 5, rule=LAST)):
+        newer = a_sample(9.0, 9)
+        assert verdicts(held, newer, a_sample(2.0, 5, rule=RENEW)) == [KEPT] * 3
+        assert verdicts(held, a_sample(2.0, 5, rule=RENEW)) == [KEPT] * 2
+
+
+def test_a_renewed_time_is_held_by_the_renewal() -> None:
+    samples = [a_sample(1.0, 5), a_sample(9.0, 9), a_sample(2.0, 5, rule=RENEW)]
+    after = [a_sample(2.0, 5), a_sample(1.0, 5), a_sample(1.0, 5, rule=LAST)]
+    assert verdicts(*samples, *after)[3:] == [DUPLICATE, CONFLICT, OVERWRITE]
+    assert verdicts(*samples[2:], *after) == [KEPT, DUPLICATE, CONFLICT, OVERWRITE]
+
+
+def test_a_renewal_of_the_newest_or_the_base_moves_it() -> None:
+    policy = a_policy(band=1.0)
+    renewed = a_sample(5.0, 1, rule=RENEW)
+    for between in ([], [a_sample(1.1, 2)]):
+        samples = [a_sample(1.0, 1), *between, renewed, a_sample(5.1, 3)]
+        assert verdicts(*samples, policy=policy)[-2:] == [KEPT, SUPPRESSED]
+    suppressed = [a_sample(1.0, 1), a_sample(1.1, 2), a_sample(1.5, 2, rule=RENEW)]
+    after = [a_sample(2.2, 3), a_sample(1.2, 2)]
+    assert verdicts(*suppressed, *after, policy=policy)[2:] == [KEPT, SUPPRESSED, CONFLICT]
+
+
+def test_a_renewal_bypasses_the_deadband_and_after_the_newest_it_is_the_base() -> None:
+    samples = [a_sample(1.0, 1), a_sample(1.5, 2, rule=RENEW), a_sample(2.2, 3), a_sample(1.4, 1)]
+    assert verdicts(*samples, policy=a_policy(band=1.0)) == [KEPT, KEPT, SUPPRESSED, CONFLICT]
+
+
+def test_a_renewal_of_another_time_leaves_the_base_alone() -> None:
+    samples = [a_sample(9.0, 5), a_sample(1.0, 10), a_sample(8.0, 5, rule=RENEW)]
+    assert verdicts(*samples, a_sample(1.1, 11), policy=a_policy(band=1.0)) == [
+        *(KEPT, KEPT, KEPT),
+        SUPPRESSED,
+    ]
+
+
+def test_a_renewal_of_another_type_than_the_locked_one_is_refused() -> None:
+    samples = [a_sample(1.0, 5), a_sample("x", 5, kind=Kind.STRING, rule=RENEW), a_sample(2.0, 5)]
+    assert verdicts(*samples, policy=a_policy(kind=Kind.DOUBLE)) == [KEPT, REFUSED, CONFLICT]
+
+
+def test_a_renewal_counts_above_what_is_there_and_is_decided_alike_again() -> None:
+    store, lane = ModelStore(), Lane(whole=True, rows_max=0)
+    blocks = [
+        a_block(a_sample(1.0, 5, rule=LAST), a_sample(9.0, 9)),
+        a_block(a_sample(2.0, 5, rule=RENEW)),
+        a_block(a_sample(3.0, 5)),
+    ]
+    want = [[KEPT, KEPT], [KEPT], [CONFLICT]]
+    for again in range(2):
+        for offset, block in enumerate(blocks):
+            position = Position(1, offset)
+            unknown, times = lane.questions(block)
+            if unknown:
+                lane.learn(store.answer(LatestQuery(series=tuple(unknown))), position, unknown)
+            if times:
+                lane.learn(store.answer(TakenQuery(*zip(*times, strict=True))), position)
+            judgement = lane.judge(block, position)
+            assert list(judgement.verdicts) == want[offset], (again, offset)
+            store.insert(judgement.stored(block))
+            lane.forget(offset)
+            lane = Lane.unpack(lane.pack(), rows_max=0)
+        found = store.at(1, 5)
+        assert found is not None and found[1].value == 2.0
+        lane = Lane(whole=False, rows_max=0)
 
 
 def test_a_forgotten_time_is_asked_and_an_answered_one_is_taken() -> None:

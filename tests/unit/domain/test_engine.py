@@ -78,7 +78,7 @@ def a_random_sample(number: int, chance: random.Random) -> Sample:
         float(chance.randrange(4)),
         NOW_MS + chance.randrange(3) * MONTH_MS + chance.randrange(8),
         series=number * 2**40 + chance.randrange(3),
-        rule=Conflict(chance.randrange(2)),
+        rule=Conflict(chance.randrange(3)),
     )
 
 

@@ -26,7 +26,11 @@ from tests.support.rounds import rounds, seed
 
 SERIES = (1, 2, 2**63 + 5)
 VALUES: dict[Kind, tuple[Any, ...]] = {
-    Kind.DOUBLE: (0.0, -0.0, 0.1, 0.2, 0.3, 0.4, 100.0, 101.0, 1e300, math.inf, math.nan),
+    Kind.DOUBLE: (
+        *(0.0, -0.0, 0.1, 0.2, 0.3, 0.4, 100.0, 101.0, 1e300, math.inf, math.nan),
+        # A unit in the last place beside a band: left to the specification.
+        *(0.30000000000000004, 0.19999999999999998),
+    ),
     Kind.LONG: (0, 1, 2, 3, 100, 101, 2**53 + 1, 2**63 - 1, -(2**63)),
     Kind.BOOL: (False, True),
     Kind.STRING: ("", "on", "äöü"),
@@ -57,6 +61,7 @@ POLICIES = st.builds(
     band=st.sampled_from([0.0, 0.0, 0.1, 1.0, 2.0]),
     band_percent=st.sampled_from([0.0, 0.0, 1.0, 50.0]),
     heartbeat_ms=st.sampled_from([0, 0, 3]),
+    on_change=st.booleans(),
 )
 
 
@@ -183,7 +188,7 @@ def test_long_histories_outgrow_every_table() -> None:
             ts_ms = offset * 10 + chance.randrange(-60, 10)
             value = float(chance.randrange(3))
             series = chance.randrange(300) << 40
-            rule = Conflict(chance.randrange(2))
+            rule = Conflict(chance.randrange(3))
             items.append((a_sample(value, ts_ms, series=series, rule=rule), a_policy()))
         position = Position(1, offset)
         assert judge.judge(position, items) == reference.judge(position, items)

@@ -48,7 +48,7 @@ def _decode(inbound: Inbound, _: Any) -> Intake:
     return Intake(Block.of_samples(rows, policy))
 
 
-def _accepted(_: Inbound, verdicts: Sequence[Verdict]) -> Reply:
+def _accepted(_: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> Reply:
     return Reply(200, json.dumps([int(verdict) for verdict in verdicts]).encode())
 
 
@@ -71,7 +71,7 @@ class Bench:
         settings = Settings(receipt_wait_ms=wait_ms, append_wait_ms=100)
         self.intaker = Intaker(
             log=self.log,  # type: ignore[arg-type]
-            lookup=None,  # type: ignore[arg-type]
+            view=None,  # type: ignore[arg-type]
             desk=self.desk,
             clock=ManualClock(),
             settings=settings,

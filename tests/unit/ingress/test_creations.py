@@ -142,7 +142,7 @@ def test_a_push_that_comes_again_after_a_failed_append_claims_its_point_again(st
 
     push = Push(
         *("POST", ["/x"], Auth.BEARER, decode),
-        accepted=lambda inbound, verdicts: Reply(204),
+        accepted=lambda inbound, intake, verdicts: Reply(204),
         refused=lambda error, received_ms: Reply(503),
         answer=Answer.APPEND,
     )
@@ -150,7 +150,7 @@ def test_a_push_that_comes_again_after_a_failed_append_claims_its_point_again(st
     async def test() -> None:
         intaker = Intaker(
             log=log,  # type: ignore[arg-type]
-            lookup=view,
+            view=view,
             desk=ReceiptDesk(log),  # type: ignore[arg-type]
             clock=ManualClock(),
             settings=Settings(append_wait_ms=100),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from schemas.blocks import Block
 from schemas.envelope import Envelope
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import SAMPLES_ACCEPTED, TOPICS
-from services.clock import ManualClock
+from services.clock import Clock, ManualClock
 from services.dialects import Auth, Inbound, Page, Principal, Question, Read, Reply
 from services.errors import Malformed, Unavailable
 from services.eventlog import open_eventlog
@@ -51,6 +51,9 @@ def with_answer(
     live: Block,
     body: Callable[[Answer, MemoryStore], Coroutine[Any, Any, None]],
     settings: Settings | None = None,
+    *,
+    lookup: ListedLookup | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Run `body` with some samples in the store and some on the log."""
     chosen = settings or Settings()
@@ -66,7 +69,11 @@ def with_answer(
             following = asyncio.create_task(view.run())
             await until(view.ready, seconds=10)
             ranges = Coalescer(store, rows_max=chosen.range_rows_max)
-            answer = Answer(view, ranges, ListedLookup(), settings=chosen, clock=ManualClock())
+            answer = Answer(
+                *(view, ranges, lookup or ListedLookup()),
+                settings=chosen,
+                clock=clock or ManualClock(),
+            )
             await body(answer, store)
             await ranges.close()
             following.cancel()
@@ -171,3 +178,109 @@ def test_a_store_that_is_slow_or_away_is_unavailable(tmp_path: Path) -> None:
         assert len((await answer.page(Question(query, NAMES))).block) == 1
 
     with_answer(tmp_path, a_block([(1, 5, 1)]), Block(), body, Settings(read_wait_ms=100))
+
+
+NOW_MS = 1_700_000_000_700
+"""In the middle of a second."""
+SECOND_MS, MINUTE_MS = 1_700_000_000_000, 60_000
+
+
+class Kept(ListedLookup):
+    """Series are kept for as many minutes as their numbers are mapped to."""
+
+    def __init__(self, minutes: Mapping[int, int]) -> None:
+        super().__init__()
+        self._minutes = minutes
+
+    def kept_minutes(self, series: int) -> int:
+        return self._minutes.get(series, 0)
+
+
+def ask(
+    answer: Answer, *series: int, end_ms: int = 2**43, limit: int = 100
+) -> Coroutine[Any, Any, Page]:
+    """A range from the beginning of time."""
+    return answer.page(Question(RangeQuery("acme", series, 0, end_ms, limit), NAMES))
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["stored", "tail"])
+def test_what_is_older_than_its_period_is_not_shown(tmp_path: Path, live: bool) -> None:
+    border = SECOND_MS - 2 * MINUTE_MS
+    rows = [(s, ts, s) for s in (1, 2, 3) for ts in (0, border - 1, border, SECOND_MS, NOW_MS)]
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        page = await ask(answer, 3, 2, 1)
+        assert rows_of(page.block) == [row for row in rows if row[0] == 3 or row[1] >= border]
+        assert page.asked == (3, 2, 1)
+
+    blocks = (a_block([(9, 0, 1)]), a_block(rows)) if live else (a_block(rows), Block())
+    lookup = Kept({1: 2, 2: 2, 3: 0})
+    with_answer(tmp_path, *blocks, body, lookup=lookup, clock=ManualClock(NOW_MS))
+
+
+def test_series_of_one_period_share_a_query_and_those_without_one_are_asked_as_before(
+    tmp_path: Path,
+) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        del store.asked[:]
+        await ask(answer, 1, 2, 3, 4)
+        ranges = [query for query in store.asked if isinstance(query, RangeQuery)]
+        assert {query.series: query.start_ms for query in ranges} == {
+            (1, 3): SECOND_MS - 5 * MINUTE_MS,
+            (2,): SECOND_MS - MINUTE_MS,
+            (4,): 0,
+        }
+
+    lookup = Kept({1: 5, 2: 1, 3: 5})
+    with_answer(tmp_path, Block(), Block(), body, lookup=lookup, clock=ManualClock(NOW_MS))
+
+
+def test_questions_of_one_second_have_one_border(tmp_path: Path) -> None:
+    clock = ManualClock(SECOND_MS)
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        del store.asked[:]
+        for ms in (0, 999, 1):
+            clock.advance(ms)
+            await ask(answer, 1)
+        starts = [query.start_ms for query in store.asked if isinstance(query, RangeQuery)]
+        assert starts == [SECOND_MS - MINUTE_MS] * 2 + [SECOND_MS - MINUTE_MS + 1_000]
+
+    with_answer(tmp_path, Block(), Block(), body, lookup=Kept({1: 1}), clock=clock)
+
+
+def test_where_everything_asked_for_has_expired_the_store_is_not_asked(tmp_path: Path) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        store.away = True
+        assert not len((await ask(answer, 1, end_ms=SECOND_MS - MINUTE_MS)).block)
+
+    lookup = Kept({1: 1})
+    with_answer(
+        tmp_path, a_block([(1, 5, 1)]), Block(), body, lookup=lookup, clock=ManualClock(NOW_MS)
+    )
+
+
+def test_the_limit_is_of_what_is_shown(tmp_path: Path) -> None:
+    times = [SECOND_MS - MINUTE_MS + step * 1_000 for step in range(-3, 3)]
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        page = await ask(answer, 1, 2, limit=2)
+        assert rows_of(page.block) == [
+            *((1, ts_ms, 1) for ts_ms in times[3:5]),
+            *((2, ts_ms, 1) for ts_ms in times[:2]),
+        ]
+
+    stored = a_block([(series, ts_ms, 1) for series in (1, 2) for ts_ms in times])
+    lookup = Kept({1: 1, 2: 5})
+    with_answer(tmp_path, stored, Block(), body, lookup=lookup, clock=ManualClock(NOW_MS))
+
+
+def test_the_latest_value_outlives_its_period(tmp_path: Path) -> None:
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        page = await answer.page(Question(LatestQuery("acme", (1,)), NAMES))
+        assert rows_of(page.block) == [(1, 5, 1)]
+
+    lookup = Kept({1: 1})
+    with_answer(
+        tmp_path, a_block([(1, 5, 1)]), Block(), body, lookup=lookup, clock=ManualClock(NOW_MS)
+    )

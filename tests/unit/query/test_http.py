@@ -26,7 +26,13 @@ class Keyring:
     """An authority that knows one token."""
 
     def principal_of(
-        self, auth: Auth, headers: Mapping[str, str], path: Mapping[str, str], *, scope: str
+        self,
+        auth: Auth,
+        headers: Mapping[str, str],
+        path: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        scope: str,
     ) -> Principal | None:
         """Who speaks."""
         if auth is Auth.NONE:
@@ -104,7 +110,7 @@ def get(
             settings=settings or Settings(),
         )
         app = FastAPI()
-        app.include_router(query_routes([DIALECT], turnstile, echo))  # type: ignore[arg-type]
+        app.include_router(query_routes([DIALECT], turnstile, echo, None))  # type: ignore[arg-type]
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             asked = [asyncio.create_task(client.get(url, headers=headers)) for url in urls]
@@ -182,7 +188,7 @@ def test_the_doors_are_documented() -> None:
         clock=ManualClock(),
         settings=Settings(),
     )
-    app.include_router(query_routes([DIALECT], turnstile, Echo()))  # type: ignore[arg-type]
+    app.include_router(query_routes([DIALECT], turnstile, Echo(), None))  # type: ignore[arg-type]
     operation = app.openapi()["paths"]["/things/{thing}/values"]["get"]
     assert operation["summary"] == "Values"
     assert [parameter["name"] for parameter in operation["parameters"]] == ["thing"]

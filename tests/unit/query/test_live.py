@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Mark
+from schemas.envelope import Envelope, Mark, Tick
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.topics import (
     LANES_STORED,
@@ -165,6 +165,26 @@ async def happen(chance: random.Random, accepted: Accepted, sink: Sink) -> None:
             await sink.mark(lane)
 
 
+def test_records_without_rows_are_followed_and_not_held(tmp_path: Path) -> None:
+    async def flow() -> None:
+        async with a_log(tmp_path) as log:
+            store = MemoryStore()
+            accepted = Accepted(log)
+            await log.append([(SAMPLES_ACCEPTED, 0, Envelope(Block(), received=0))])
+            async with running(LiveView(log, store, Settings(tail_rows_max=3))) as view:
+                await until(view.ready)
+                await accepted.append([(1, 1, 1), (1, 2, 2)])
+                for received in (2, 3):
+                    empty = Envelope(Block(), received=received)
+                    await log.append([(SAMPLES_ACCEPTED, 0, empty)])
+                await until(lambda: view.offsets.get(0) == 4)
+                assert view.tail_rows == 2
+                assert read(view, store) == accepted.range()
+                assert latest(view) == accepted.latest()
+
+    asyncio.run(flow())
+
+
 def some_rows(chance: random.Random) -> list[Row]:
     """A few rows at few places, so that they meet."""
     return [
@@ -303,7 +323,7 @@ def test_a_full_tail_recovers_when_the_sink_has_caught_up(tmp_path: Path) -> Non
 
 
 def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def flow() -> None:
         async with a_log(tmp_path) as log:
@@ -313,9 +333,14 @@ def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
                 for mark in (stray, Mark(SAMPLES_RECEIVED.name, 0, 9, 9, "an earlier life")):
                     await log.append([(LANES_STORED, 0, Envelope(mark, key=mark.key))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(stray))])
+                # The time, which an agent has said to itself, is nothing to speak of.
+                await log.append([(SAMPLES_ACCEPTED, 0, Envelope(Tick(1, "triggers")))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(a_block([(1, 1, 1)])))])
-                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 2)
+                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 3)
                 assert view.tail_rows == 1
+                assert [record.args for record in caplog.records if "no block" in record.msg] == [
+                    (0, 0)
+                ]
 
     asyncio.run(flow())
 

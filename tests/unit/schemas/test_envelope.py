@@ -55,6 +55,23 @@ def samples(draw: st.DrawFn) -> Sample:
     )
 
 
+def test_a_record_without_rows_comes_back_and_joins_and_has_a_size() -> None:
+    empty = Envelope(Block(), received=7, epoch=2)
+    value, headers = encode(empty)
+    assert decode(value, headers) == empty
+    assert len(value) <= empty.bytes_estimate < 2 * len(value)
+    policy = PointPolicy("demo", 3)
+    row = Block.of_samples([Sample(1, 2, Kind.LONG, 3)], policy)
+    row.version.append(5)
+    for parts in ((empty, row), (row, empty), (empty, row, empty)):
+        envelopes = [p if isinstance(p, Envelope) else Envelope(p.slice(0, 1)) for p in parts]
+        joined = Envelope(Block())
+        for envelope in envelopes:
+            join(joined, envelope)
+        assert joined.record == row
+        assert joined.received == 7
+
+
 blocks = st.lists(st.tuples(st.lists(samples(), max_size=5), POLICIES), min_size=1, max_size=3).map(
     lambda parts: Block.join(Block.of_samples(rows, policy) for rows, policy in parts)
 )

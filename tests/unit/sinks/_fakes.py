@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Self
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Logged, Undecodable
+from schemas.envelope import Envelope, Logged, Tick, Undecodable
 from schemas.topics import Topic
 from services.errors import Broken, Unavailable
 from services.eventlog import Batch, LanesChanged, Span
@@ -168,6 +168,8 @@ class Target:
         self.bad: set[int] = set()
         """Times of rows that can never be written."""
         self.error: type[Exception] = ValueError
+        self.ticks = False
+        """Whether ticks are passed over, as the table of the samples does."""
         self.open = asyncio.Event()
         self.open.set()
 
@@ -181,6 +183,8 @@ class Target:
         for logged in records:
             assert isinstance(logged.envelope, Envelope)
             block = logged.envelope.record
+            if self.ticks and isinstance(block, Tick):
+                continue
             if not isinstance(block, Block):
                 raise self.error("no block")
             rows |= set(zip(block.series, block.ts_ms, strict=True))

@@ -4,19 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import time
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from schemas.blocks import Block
 from schemas.catalogue import Device, Point, Tenant
-from schemas.envelope import Change, Envelope, Letter, Logged, Mark, Undecodable
+from schemas.envelope import (
+    Audit,
+    Change,
+    Envelope,
+    Letter,
+    Logged,
+    Mark,
+    Position,
+    Tick,
+    Undecodable,
+)
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
-from schemas.tables import DEVICES, POINTS, REFUSED, SAMPLES, TABLES
+from schemas.tables import AUDIT, DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
 from schemas.topics import (
+    CALLS_AUDITED,
     CATALOGUE_CHANGED,
     LANES_STORED,
     SAMPLES_ACCEPTED,
@@ -24,6 +40,7 @@ from schemas.topics import (
     SINK_GROUP,
     TOPICS,
 )
+from services.agents.samples import AGENT
 from services.clock import SystemClock
 from services.errors import Malformed
 from services.eventlog import EventLog, open_eventlog
@@ -32,10 +49,12 @@ from services.sinks import SinkWorker, all_sinks
 from services.sinks.clickhouse import MONTHS_MAX
 from services.store import Store, open_store
 from tests.support.builders import NOW_MS, a_block, a_policy, a_sample
+from tests.support.processes import ROOT
 from tests.support.stores import MemoryStore, rows_of
 from tests.support.stores import a_block as judged
 
 SOON_S = 30
+ANALYSING = ROOT / "docs" / "analysing.md"
 
 
 @asynccontextmanager
@@ -84,7 +103,9 @@ def test_there_is_a_sink_for_every_table_under_its_name() -> None:
 def test_the_group_that_others_look_at_is_the_sink_of_the_accepted_samples() -> None:
     of_samples = [f"sinks.{sink.name}" for sink in all_sinks() if sink.source is SAMPLES_ACCEPTED]
     assert of_samples == [SINK_GROUP]
-    assert {"samples", "refused", "points", "devices"} == {table.name for table in TABLES}
+    assert {table.name for table in TABLES} == {
+        *("samples", "suppressed", "refused", "points", "devices", "audit")
+    }
 
 
 def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None:
@@ -132,6 +153,83 @@ def test_what_is_on_the_log_comes_to_stand_in_the_tables(tmp_path: Path) -> None
             life = await log.incarnation(SAMPLES_ACCEPTED)
             assert Mark(SAMPLES_RECEIVED.name, 0, 30, 1, life) in marks
             assert Mark(SAMPLES_RECEIVED.name, 2, 31, 1, life) in marks
+
+    asyncio.run(body())
+
+
+def test_counts_of_suppressed_samples_tell_nothing_changed_from_nothing_came(
+    tmp_path: Path,
+) -> None:
+    """The query of docs/analysing.md, over what the judge puts out."""
+    [query] = re.findall(r"(-- Nothing changed.*?;)", ANALYSING.read_text(), re.DOTALL)
+    now_ms = int(time.time()) // 60 * 60_000
+    quiet = [a_sample(20.0, now_ms - 300_000 + n * 1_000, series=1) for n in range(240)]
+    gone = [a_sample(20.0, now_ms - 300_000, series=2)]
+    block = a_block(*quiet, *gone, policy=a_policy(band=0.5))
+    outcome = AGENT.step(AGENT.fresh(True), Position(1, 0), Envelope(block), [], 4)
+    devices = [Change("device", "d", Device("d", tenant="acme", name="Press 7").body(), True)]
+    points = [
+        Change("point", key, Point(key, tenant="acme", device="d", key=key, series=n).body(), True)
+        for n, key in ((1, "quiet"), (2, "gone"), (3, "never"))
+    ]
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            await log.append(outcome.out)
+            await log.append([(CATALOGUE_CHANGED, 0, Envelope(c)) for c in devices + points])
+            await until_empty(log)
+            counts = await store.rows("SELECT count FROM suppressed FINAL ORDER BY minute")
+            # The last minute has not ended: of its 60 samples 32 are told.
+            assert [count for (count,) in counts] == [59, 60, 60, 32]
+            found = await store.rows(query)
+            assert [tuple(row) for row in found] == [
+                ("gone", datetime.fromtimestamp(now_ms / 1000 - 300, UTC).replace(tzinfo=None), 0),
+                ("never", datetime(1970, 1, 1), 0),
+                (
+                    "quiet",
+                    datetime.fromtimestamp(now_ms / 1000 - 89, UTC).replace(tzinfo=None),
+                    211,
+                ),
+            ]
+
+    asyncio.run(body())
+
+
+def test_a_call_is_one_row_that_says_how_it_ended_however_often_it_is_written(
+    tmp_path: Path,
+) -> None:
+    def a_call(call: str, outcome: str, **members: Any) -> Audit:
+        given = {"name": "Kessel \ud800", "scopes": ["read"]}
+        who = {"tenant": "acme", "subject": "anna", "via": "http", "action": "add_key"}
+        return Audit(call, NOW_MS, **who, target="", arguments=given, outcome=outcome, **members)
+
+    records = [
+        a_call("c1", "unknown"),
+        a_call("c2", "unknown"),
+        a_call("c1", "refused", detail="no"),
+    ]
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store):
+            for _ in range(2):
+                rows = AUDIT.rows([Logged(n, Envelope(each)) for n, each in enumerate(records)])
+                await store.insert("audit", rows)
+            async with running(log, store):
+                await log.append([(CALLS_AUDITED, 0, Envelope(a_call("c3", "done")))])
+                await until_empty(log)
+            found = await store.rows(
+                "SELECT call, at, tenant, subject, via, action, outcome, detail, arguments"
+                " FROM audit FINAL ORDER BY call"
+            )
+            assert [(row[0], row[6], row[7]) for row in found] == [
+                ("c1", "refused", "no"),
+                ("c2", "unknown", ""),
+                ("c3", "done", ""),
+            ]
+            _, at, *who = found[0][:6]
+            assert who == ["acme", "anna", "http", "add_key"]
+            assert at.timestamp() * 1000 == NOW_MS
+            assert json.loads(found[0][8]) == {"name": "Kessel \ud800", "scopes": ["read"]}
 
     asyncio.run(body())
 
@@ -186,6 +284,8 @@ def test_samples_go_in_by_few_months_at_a_time_and_all_go_in() -> None:
         ("samples", Envelope(a_block(a_sample()))),
         ("samples", Envelope(Letter("r", "d", "s"))),
         ("samples", Undecodable("no block", b"")),
+        ("suppressed", Envelope(a_block(a_sample()))),
+        ("suppressed", Envelope(Letter("r", "d", "s"))),
         ("refused", Envelope(judged([(1, 1, 1)]))),
         ("points", Envelope(Letter("r", "d", "s"))),
         ("points", Envelope(Change("point", "p", {"series": "no number"}))),
@@ -200,6 +300,25 @@ def test_a_record_that_is_none_of_the_tables_is_malformed(
         [write] = [sink.write for sink in all_sinks() if sink.name == name]
         with pytest.raises(Malformed):
             await write(MemoryStore(), [Logged(0, record)])
+
+    asyncio.run(body())
+
+
+def test_records_without_rows_are_no_rows(tmp_path: Path) -> None:
+    rows = judged([(1, NOW_MS, 1), (1, NOW_MS + 1, 2)])
+    empty, full = Logged(0, Envelope(Block())), Logged(1, Envelope(rows))
+    for given, count in (([empty], 0), ([empty, full, empty], 2), ([full, empty, full], 4)):
+        assert SAMPLES.rows(given).num_rows == SUPPRESSED.rows(given).num_rows == count
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            for blocks in ([Block()], [Block(), rows, Block()]):
+                out = [(SAMPLES_ACCEPTED, 0, Envelope(b, received=9, epoch=1)) for b in blocks]
+                await log.append(out)
+                await until_empty(log)
+            found = await store.fetch(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))
+            assert rows_of(found) == rows_of(rows)
+            assert await store.stored_marks(SAMPLES_RECEIVED.name, 1) == {0: 9}
 
     asyncio.run(body())
 
@@ -229,6 +348,15 @@ def test_the_first_claim_has_the_highest_version_of_claims_and_is_below_any_upda
     versions = [row["version"] for row in DEVICES.rows(changes).to_pylist()]
     assert versions[0] > versions[1] > versions[2]
     assert versions[0] < versions[3] < versions[4]
+
+
+def test_ticks_and_empty_blocks_among_the_samples_are_no_rows() -> None:
+    tick = Envelope(Tick(NOW_MS, "triggers"))
+    empty, full = Envelope(Block()), Envelope(judged([(1, NOW_MS, 7)]))
+    [row] = SAMPLES.rows([Logged(n, one) for n, one in enumerate((tick, full, empty))]).to_pylist()
+    assert (row["series"], row["version"]) == (1, 7)
+    nothing = SAMPLES.rows([Logged(0, tick), Logged(1, empty)])
+    assert nothing.num_rows == 0 and nothing.schema == SAMPLES.rows([Logged(0, full)]).schema
 
 
 def test_samples_of_several_tenants_and_policies_become_rows_of_their_tenants() -> None:

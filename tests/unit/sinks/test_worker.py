@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.envelope import Envelope, Letter, Mark, Tick, Undecodable
+from schemas.blocks import Block
+from schemas.envelope import Envelope, Letter, Logged, Mark, Tick, Undecodable, encode
 from schemas.samples import Sample
 from schemas.topics import (
     LANES_STORED,
@@ -26,9 +27,10 @@ from schemas.topics import (
 )
 from services.clock import Clock, ManualClock, SystemClock
 from services.errors import Broken, Malformed, Unavailable
-from services.eventlog import EventLog
+from services.eventlog import Batch, EventLog
 from services.settings import Settings
 from services.sinks import Sink, SinkWorker
+from services.sinks._worker import _Collected
 from tests.support.builders import a_block, a_sample
 from tests.unit.sinks._fakes import FakeLog, Target
 
@@ -52,7 +54,7 @@ class Marks:
 def a_record(*times: int, received: int = -1, epoch: int = 1, series: int = 1) -> Envelope:
     """A judged block with a row at each of the times."""
     samples: Sequence[Sample] = [a_sample(float(t), t, series=series) for t in times]
-    block = a_block(*samples)
+    block = a_block(*samples) if samples else Block()
     block.version = array("Q", [t + 1 for t in times])
     return Envelope(block, received=received, epoch=epoch)
 
@@ -159,6 +161,20 @@ def test_what_is_written_is_committed_and_then_its_mark_is_published() -> None:
             life = await bench.log.incarnation(SAMPLES_ACCEPTED)
             assert bench.marks[-1] == Mark(SAMPLES_RECEIVED.name, 2, 41, 2, life)
             assert bench.log.on(LANES_STORED)[-1].key == bench.marks[-1].key
+
+    play(body)
+
+
+def test_the_time_behind_samples_does_not_take_their_mark() -> None:
+    async def body() -> None:
+        def prepare(log: FakeLog, target: Target) -> None:
+            target.ticks = True
+            tick = Envelope(Tick(5, "triggers"))
+            log.add(SAMPLES_ACCEPTED, 2, a_record(1, received=40), tick)
+
+        async with a_bench(prepare=prepare) as bench:
+            await bench.until_committed((2, 2))
+            await bench.until(lambda: bench.has_mark(40))
 
     play(body)
 
@@ -279,6 +295,34 @@ def test_while_the_log_is_away_the_worker_waits_and_then_goes_on(part: str) -> N
             assert bench.target.rows == {(1, 1)}
 
     play(body)
+
+
+def test_records_without_rows_are_committed_and_marked_and_break_no_run_of_bad_ones() -> None:
+    async def body() -> None:
+        async with a_bench(refused_run_max=2) as bench:
+            bench.log.add(SAMPLES_ACCEPTED, 0, a_record(received=3), a_record(received=4))
+            await bench.until(lambda: bench.has_mark(4))
+            assert ("commit", 0, 2) in bench.log.events
+            assert (bench.target.rows, bench.letters) == (set(), [])
+            bench.target.bad = {1, 2, 3}
+            for t in (1, 2, 3):
+                bench.log.add(SAMPLES_ACCEPTED, 0, a_record(t), a_record(received=5))
+            async with asyncio.timeout(SOON_S):
+                with pytest.raises(Broken, match="3 unusable rows in a row"):
+                    await bench.running
+
+    play(body)
+
+
+def test_records_without_rows_fill_a_batch_too() -> None:
+    """While the store is away they must not pile up for ever."""
+    collected, empty = _Collected(), a_record(received=3)
+    logged = [Logged(offset, empty) for offset in range(64)]
+    collected.add(Batch(SAMPLES_ACCEPTED, 0, logged), 0)
+    assert (collected.rows, collected.size) == (0, 64 * empty.bytes_estimate)
+    assert collected.size >= 64 * len(encode(empty)[0])
+    collected.drop([0])
+    assert collected.size == 0
 
 
 def test_a_topic_that_was_made_anew_ends_the_worker_without_a_mark() -> None:

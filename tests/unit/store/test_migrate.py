@@ -100,7 +100,9 @@ def test_every_statement_may_be_applied_again() -> None:
         for statement in split(text):
             assert re.match(
                 r"(CREATE (TABLE|VIEW|DATABASE|MATERIALIZED VIEW) IF NOT EXISTS"
-                r"|ALTER TABLE \w+ \w+ (COLUMN|INDEX|CONSTRAINT) IF (NOT )?EXISTS)\s",
+                r"|CREATE OR REPLACE VIEW"
+                r"|ALTER TABLE \w+ \w+ (COLUMN|INDEX|CONSTRAINT) IF (NOT )?EXISTS"
+                r"|ALTER TABLE \w+ MODIFY (TTL|SETTING))\s",
                 statement,
             ), f"{name}: {statement[:80]}"
 

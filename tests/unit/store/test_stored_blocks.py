@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.blocks import Block, concat
+from schemas.blocks import NEVER_EXPIRES, Block, concat
 from schemas.samples import TS_MS_MAX, Conflict, Kind, Sample
 from tests.support.builders import a_block, a_policy, a_sample
 
@@ -31,7 +31,7 @@ SAMPLES = st.sampled_from(list(Kind)).flatmap(
         st.just(kind),
         VALUES[kind],
         st.none() | st.integers(-(2**31) + 1, 2**31 - 1),
-        st.sampled_from(Conflict),
+        st.sampled_from((Conflict.FIRST, Conflict.LAST)),
     )
 )
 TENANTS = st.sampled_from(["acme", "other", "Ü", "a'b"])
@@ -41,7 +41,7 @@ def judged(rows: list[tuple[Sample, str]]) -> Block:
     """A block whose versions are of the classes that its rules say."""
     policies = [a_policy(tenant=tenant, revision=n) for n, (_, tenant) in enumerate(rows)]
     block = a_block(*(sample for sample, _ in rows), policies=policies)
-    block.version = array("Q", [(rule << 63) + n for n, rule in enumerate(block.rule)])
+    block.version = array("Q", [((rule > 0) << 63) + n for n, rule in enumerate(block.rule)])
     return block
 
 
@@ -62,8 +62,10 @@ def tenants_of(block: Block) -> list[str]:
 def test_rows_come_back_as_they_were(rows: list[tuple[Sample, str]]) -> None:
     block = judged(rows)
     back = Block.from_stored(sent(block.stored()))
-    for name in ("series", "ts_ms", "kind", "bits", "quality", "rule", "version", "texts"):
+    for name in ("series", "ts_ms", "kind", "bits", "quality", "version", "texts"):
         assert getattr(back, name) == getattr(block, name), name
+    # A renewed row is stored as one that overwrites.
+    assert list(back.rule) == [min(rule, Conflict.LAST) for rule in block.rule]
     assert back.text_bytes == block.text_bytes
     assert tenants_of(back) == tenants_of(block)
     assert len(set(back.policies)) == len(back.policies)
@@ -101,3 +103,23 @@ def test_a_row_that_names_a_policy_that_is_not_there_cannot_be_stored() -> None:
     block.policy[0] = 7
     with pytest.raises(LookupError):
         block.stored()
+
+
+KEEPS = st.sampled_from([0, 1, 999, 1_000, 60_000, 2**40, 2**63, 2**80])
+
+
+@given(st.lists(st.tuples(st.integers(0, TS_MS_MAX - 1), KEEPS), min_size=1, max_size=8))
+def test_a_row_expires_in_the_second_in_which_it_is_hidden(rows: list[tuple[int, int]]) -> None:
+    """It is hidden when the present second begins later than its time and its period; 0 is for
+    ever, and so is what the column has no room for.
+    """
+    policies = [a_policy(revision=n, keep_ms=keep_ms) for n, (_, keep_ms) in enumerate(rows)]
+    block = a_block(*(a_sample(ts_ms=ts_ms) for ts_ms, _ in rows), policies=policies)
+    block.version = array("Q", range(1, len(rows) + 1))
+    found = block.stored().column("expires").to_pylist()
+    for (ts_ms, keep_ms), second in zip(rows, found, strict=True):
+        if second == NEVER_EXPIRES:
+            assert keep_ms == 0 or ts_ms + keep_ms >= (NEVER_EXPIRES - 1) * 1_000
+        else:
+            assert keep_ms > 0
+            assert (second - 1) * 1_000 <= ts_ms + keep_ms < second * 1_000

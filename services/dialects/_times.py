@@ -1,4 +1,4 @@
-"""RFC 3339 times of Building X to UTC milliseconds and back.
+"""RFC 3339 times at the doors: to UTC milliseconds and back.
 
 A hundred values arrive at once and their times differ in few characters: the minute and what
 follows the seconds are remembered, so that the usual time costs two look-ups and one sum.

@@ -1,0 +1,66 @@
+"""What a control action takes: each function returns the value, or raises Malformed with what is
+wanted in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from schemas.catalogue import SCOPES
+from services.catalogue._secrets import drawn
+from services.errors import Malformed
+
+URL_BYTES_MAX = 2_047
+_PASSWORD_LENGTHS = range(8, 1025)
+
+
+def check(holds: object, where: str, wanted: str) -> None:
+    """Raises Malformed unless it holds."""
+    if not holds:
+        raise Malformed(f"{where}: {wanted}", where=where)
+
+
+def text(value: str, where: str) -> str:
+    """A text that people read: not empty, not long, without control characters."""
+    check(
+        re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}", value), where, "1 to 256 characters"
+    )
+    return value
+
+
+def uuid_text(value: str) -> str:
+    """A UUID in its usual spelling."""
+    try:
+        return str(UUID(value))
+    except ValueError:
+        raise Malformed("id: a UUID", where="id") from None
+
+
+def scopes_of(scopes: Sequence[str]) -> tuple[str, ...]:
+    """Rights, in their order."""
+    check(scopes and set(scopes) <= set(SCOPES), "scopes", f"some of {', '.join(SCOPES)}")
+    return tuple(scope for scope in SCOPES if scope in scopes)
+
+
+def password_of(password: str | None) -> str:
+    """A password; drawn where there is none."""
+    if password is None:
+        return drawn(20)
+    check(len(password) in _PASSWORD_LENGTHS, "password", "8 to 1024 characters")
+    return password
+
+
+def web_address(url: str) -> str:
+    """Where a webhook is sent to. A user and a password in it would be shown wherever it is."""
+    wanted = f"http:// or https:// with a host, up to {URL_BYTES_MAX} bytes, without a user"
+    check(re.fullmatch(rf"[\x21-\x5b\x5d-\x7e]{{1,{URL_BYTES_MAX}}}", url), "url", wanted)
+    try:
+        parts = urlsplit(url)
+        reached = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        reached = False
+    check(reached and "@" not in parts.netloc, "url", wanted)
+    return url

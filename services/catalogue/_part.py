@@ -1,0 +1,53 @@
+"""What all parts of `Control` stand on, and the questions that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from schemas.catalogue import Device, Point, Tenant, Thing
+from services.catalogue._changes import Changes
+from services.catalogue.audit import Caller, Journal
+from services.catalogue.view import View
+from services.clock import Clock
+from services.errors import Forbidden, Unknown
+
+
+class Part:
+    """Some of the actions. `caller` is who has them done."""
+
+    caller: Caller
+    journal: Journal
+    _changes: Changes
+    _view: View
+    _clock: Clock
+    _secret: bytes
+
+    def _tenant(self, tenant: str) -> Tenant:
+        if (found := self._view.tenant(tenant)) is None:
+            raise Unknown(f"no tenant {tenant!r}", where="tenant")
+        return found
+
+    def _device(self, tenant: str, device: str) -> Device:
+        self._tenant(tenant)
+        if (found := self._view.device(tenant, device)) is None:
+            raise Unknown(f"no device {device!r} in {tenant}", where="device")
+        return found
+
+    def _point(self, tenant: str, point: str, where: str = "id") -> Point:
+        if (found := self._view.point(tenant, point)) is None:
+            raise Unknown(f"no point {point!r} in {tenant}", where=where)
+        return found
+
+    def _own(self, scopes: Iterable[str]) -> None:
+        """Nobody gives, or changes for somebody, rights beyond their own. Raises Forbidden."""
+        if beyond := set(scopes) - self.caller.scopes:
+            raise Forbidden(f"you may not {', '.join(sorted(beyond))} yourself")
+
+    async def _delete_points(self, points: Iterable[Point]) -> None:
+        """Delete points with what hangs on them; that first, so that it may be done again."""
+        things: list[Thing] = []
+        for point in points:
+            things += self._view.triggers(point.tenant, point.id)
+            things += self._view.bindings(point.tenant, point=point.id)
+            things.append(point)
+        await self._changes.delete(things)

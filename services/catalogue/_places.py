@@ -1,0 +1,197 @@
+"""Control's actions on tenants, devices, the API server, points."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from schemas.catalogue import API_SERVER, Device, Point, Tenant
+from schemas.samples import Kind
+from services.catalogue._checks import check, text, uuid_text
+from services.catalogue._part import Part
+from services.catalogue.view import api_server_id, new_point
+from services.errors import Refused, Taken
+
+_KEEP_MINUTES_MAX = 527_040
+"""A year."""
+
+
+class Places(Part):
+    """Tenants, devices, points."""
+
+    async def add_tenant(self, id: str, name: str) -> Tenant:
+        """Make a tenant with its API server; `id` is its short name."""
+        check(re.fullmatch(r"[a-z0-9-]{1,64}", id), "id", "1 to 64 of a-z, 0-9 and -")
+        tenant = Tenant(id, name=text(name, "name"), uuid=str(uuid4()))
+        server = replace(self._view.api_server(id), created_ms=self._clock.now_ms())
+        return await self._changes.make(tenant, server)
+
+    async def add_device(
+        self, tenant: str, name: str, *, id: str | None = None, type: str = "default"
+    ) -> Device:
+        """Make a device; without `id` it gets a random UUID."""
+        self._tenant(tenant)
+        check(type != API_SERVER, "type", f"another one than {API_SERVER}: every tenant has one")
+        device = Device(
+            str(uuid4()) if id is None else uuid_text(id),
+            tenant=tenant,
+            name=text(name, "name"),
+            type=text(type, "type"),
+            created_ms=self._clock.now_ms(),
+        )
+        check(device.id != api_server_id(tenant), "id", "another one than the API server's")
+        return await self._changes.make(device)
+
+    async def change_device(
+        self, tenant: str, id: str, *, name: str | None = None, disabled: bool | None = None
+    ) -> Device:
+        """Give a device another name; switch it off, so that pushes to it are refused, or on."""
+        await self._there(self._device(tenant, id))
+        changes: dict[str, Any] = {}
+        if name is not None:
+            changes["name"] = text(name, "name")
+        if disabled is not None:
+            changes["disabled"] = bool(disabled)
+        return await self._changes.edit(Device, id, lambda device: replace(device, **changes))
+
+    async def delete_device(self, tenant: str, id: str) -> None:
+        """Delete a device with its keys and points. May be done again if it was interrupted."""
+        device = self._device(tenant, id)
+        if device.type == API_SERVER:
+            raise Refused("every tenant has its API server; switch it off", where="id")
+        # Its keys first: then nobody can make new points of it.
+        await self._changes.delete([key for key in self._view.keys(tenant) if key.device == id])
+        while points := [*self._view.points(tenant, id).values()]:
+            await self._delete_points(points)
+        await self._changes.delete([device])
+
+    async def add_point(
+        self,
+        tenant: str,
+        device: str,
+        key: str,
+        *,
+        kind: int | None = None,
+        locked: bool = True,
+        id: str | None = None,
+        name: str = "",
+        unit: str = "",
+        precision: int | None = None,
+        band: float = 0.0,
+        band_percent: float = 0.0,
+        heartbeat_ms: int = 0,
+        on_change: bool = False,
+        keep_minutes: int = 0,
+    ) -> Point:
+        """Declare the point at a key of a device; without `id` it gets a UUID."""
+        found = self._device(tenant, device)
+        check(id is None or re.fullmatch(r"[^\s/?#%\x00-\x1f]{1,256}", id), "id", "a short text")
+        check(kind is None or kind in tuple(Kind), "kind", f"one of {[*map(int, Kind)]}")
+        point = new_point(
+            tenant,
+            device,
+            text(key, "key"),
+            id=id or "",
+            origin=self._view.origin(tenant, device, key),
+            name=text(name or key, "name"),
+            kind=None if kind is None else int(kind),
+            locked=locked,
+            unit=unit,
+            created_ms=self._clock.now_ms(),
+            **_rules(
+                precision=precision,
+                band=band,
+                band_percent=band_percent,
+                heartbeat_ms=heartbeat_ms,
+                on_change=on_change,
+                keep_minutes=keep_minutes,
+            ),
+        )
+        if self._view.known(tenant, device, key) is not None:
+            raise _taken(key)
+        await self._there(found)
+        return await self._changes.make(point, contested=self._crowded(point))
+
+    async def change_point(
+        self,
+        tenant: str,
+        id: str,
+        *,
+        key: str | None = None,
+        name: str | None = None,
+        unit: str | None = None,
+        precision: int | None = None,
+        band: float | None = None,
+        band_percent: float | None = None,
+        heartbeat_ms: int | None = None,
+        on_change: bool | None = None,
+        keep_minutes: int | None = None,
+    ) -> Point:
+        """Change what is given of a point. With another key it stays the same series, and what was
+        stored stays its own.
+        """
+        point = self._point(tenant, id)
+        rules = _rules(
+            precision=precision,
+            band=band,
+            band_percent=band_percent,
+            heartbeat_ms=heartbeat_ms,
+            on_change=on_change,
+            keep_minutes=keep_minutes,
+        )
+        given = {"name": name and text(name, "name"), "unit": unit, **rules}
+        check(name != "", "name", "1 to 256 characters")
+        changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
+        if key is None or text(key, "key") == point.key:
+            return await self._changes.edit(Point, id, lambda now: replace(now, **changes))
+
+        def moved(now: Point) -> Point:
+            other = self._view.known(tenant, now.device, key)
+            if other is not None and other.id != id:
+                raise _taken(key)
+            origin = now.origin or now.key
+            return replace(now, key=key, origin="" if origin == key else origin, **changes)
+
+        contested = self._crowded(replace(point, key=key))
+        return await self._changes.edit(Point, id, moved, contested=contested)
+
+    async def delete_point(self, tenant: str, id: str) -> None:
+        """Delete a point with its bindings and triggers; what was stored of it stays."""
+        await self._delete_points([self._point(tenant, id)])
+
+    def _crowded(self, point: Point) -> Callable[[], bool]:
+        """Whether others are where the point is, once it is there."""
+        return lambda: self._view.crowded(point.tenant, point.device, point.key)
+
+    async def _there(self, device: Device) -> None:
+        """Have an API server on the log that is taken to be there: tenants from before they had
+        one.
+        """
+        if self._view.thing(Device.KIND, device.id) is None:
+            with suppress(Taken):
+                await self._changes.make(replace(device, created_ms=self._clock.now_ms()))
+
+
+def _taken(key: str) -> Taken:
+    return Taken(f"there is a point at {key!r} already", where="key")
+
+
+def _rules(**given: Any) -> dict[str, Any]:
+    """How a point's samples are judged and kept; None is not looked at. Raises Malformed."""
+    precision, heartbeat_ms, keep = (
+        given[name] for name in ("precision", "heartbeat_ms", "keep_minutes")
+    )
+    check(precision is None or 0 <= precision <= 15, "precision", "0 to 15")
+    for place in ("band", "band_percent"):
+        if (number := given[place]) is not None:
+            check(math.isfinite(number) and number >= 0, place, "a number, 0 or more")
+            given[place] = float(number)
+    check(heartbeat_ms is None or heartbeat_ms >= 0, "heartbeat_ms", "0 or more")
+    wanted = f"0 (for ever) to {_KEEP_MINUTES_MAX} minutes"
+    check(keep is None or 0 <= keep <= _KEEP_MINUTES_MAX, "keep_minutes", wanted)
+    return given

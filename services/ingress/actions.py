@@ -1,0 +1,103 @@
+"""What `Call` doors can have done: by `services.auth` where it is about who they are, by the
+catalogue where something is configured. People who log in are written down like everything else
+that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from schemas.catalogue import Key, Tenant, User
+from schemas.envelope import Audit
+from services.auth import Auth, Choose
+from services.catalogue import Caller, Control, View
+from services.catalogue.audit import Ration
+from services.clock import Clock
+from services.dialects import Principal
+from services.errors import Unauthorized
+
+T = TypeVar("T")
+VIA = "http"
+
+
+class DoorActions:
+    """Implements `services.dialects.Actions`. Made in the loop's thread; what checks a password is
+    called in others.
+    """
+
+    def __init__(self, authority: Auth, control: Control, view: View, clock: Clock) -> None:
+        self._authority, self._control, self._view = authority, control, view
+        self._loop = asyncio.get_running_loop()
+        self._failures = Ration(clock)
+
+    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
+        """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
+        return self._authority.client_token(client_id, client_secret)
+
+    def memberships(self, username: str, password: str) -> Sequence[Tenant]:
+        """The tenants a user may enter. Raises Unauthorized."""
+        return self._watched(username, lambda: self._authority.memberships(username, password))
+
+    def user_tokens(self, username: str, password: str, tenant: str) -> tuple[str, str]:
+        """(token, refresh token) of a user for a tenant. Raises Unauthorized."""
+        pair = self._watched(
+            username, lambda: self._authority.user_tokens(username, password, tenant)
+        )
+        self._write(self._log_in(username, "done", tenant))
+        return pair
+
+    def log_in(
+        self, username: str, password: str, choose: Choose, seconds: int | None = None
+    ) -> tuple[str, int]:
+        """(token, seconds it is good for) of a user for the tenant that `choose` takes. Raises
+        Unauthorized, and what that raises.
+        """
+        token, life, tenant = self._watched(
+            username, lambda: self._authority.log_in(username, password, choose, seconds)
+        )
+        self._write(self._log_in(username, "done", tenant.id))
+        return token, life
+
+    def refresh(self, refresh_token: str) -> tuple[str, str]:
+        """A new pair for a refresh token. Raises Unauthorized."""
+        return self._authority.refresh(refresh_token)
+
+    def user(self, username: str) -> User | None:
+        """The user."""
+        return self._authority.user(username)
+
+    def users(self, tenant: str) -> Sequence[User]:
+        """Who may enter the tenant, by name."""
+        return [user for user in self._view.users() if tenant in user.tenants]
+
+    def keys(self, tenant: str) -> Sequence[Key]:
+        """The tenant's credentials, by id."""
+        return self._view.keys(tenant)
+
+    def control(self, caller: Principal) -> Control:
+        """The control actions, done for the caller."""
+        return self._control.by(Caller(caller.subject, VIA, caller.tenant, caller.scopes))
+
+    def _watched(self, username: str, log_in: Callable[[], T]) -> T:
+        """The result of `log_in`; that it failed is written down, as long as strangers leave room
+        for it.
+        """
+        try:
+            return log_in()
+        except Unauthorized:
+            if (passed_over := self._failures.take()) is not None:
+                detail = f"{passed_over} before it were not written down" if passed_over else ""
+                self._write(self._log_in(username, "refused", detail=detail))
+            raise
+
+    def _log_in(self, username: str, outcome: str, tenant: str = "", detail: str = "") -> Audit:
+        journal, caller = self._control.journal, Caller(username, VIA)
+        target = f"{User.KIND}/{username}"
+        return journal.record(caller, "log_in", target, outcome, tenant=tenant, detail=detail)
+
+    def _write(self, record: Audit) -> None:
+        """Have it on the log before anybody is answered. Raises Unavailable."""
+        writing = self._control.journal.write(record)
+        asyncio.run_coroutine_threadsafe(writing, self._loop).result()

@@ -1,0 +1,26 @@
+"""Settings from the environment: what is no value of a setting's type stops the start."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.settings import BadSetting, load
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("true", True), ("True", True), ("1", True), ("false", False), ("0", False)]
+)
+def test_yes_and_no(text: str, value: bool) -> None:
+    assert load({"LINESHAFT_WEBHOOK_PRIVATE": text}).webhook_private is value
+
+
+@pytest.mark.parametrize("text", ["", "no", "yes", "2", "falsch"])
+def test_what_is_neither_yes_nor_no_is_refused(text: str) -> None:
+    with pytest.raises(BadSetting, match="LINESHAFT_WEBHOOK_PRIVATE"):
+        load({"LINESHAFT_WEBHOOK_PRIVATE": text})
+
+
+def test_a_bound_is_kept() -> None:
+    assert load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "2.5"}).webhook_seconds_max == 2.5
+    with pytest.raises(BadSetting, match="LINESHAFT_WEBHOOK_SECONDS_MAX"):
+        load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "0"})
