@@ -7,11 +7,11 @@ replaces by key and version, so that the same record written twice is one row.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.blocks import Block, arrow_rows, concat
+from schemas.blocks import BLOCK_ROWS_MAX, Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
 from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
 from schemas.topics import (
@@ -22,6 +22,9 @@ from schemas.topics import (
     SAMPLES_SUPPRESSED,
     Topic,
 )
+
+_POLICIES_MAX = 256
+"""Of a joined block: each is looked for among those before it."""
 
 MIDDLE = 1 << 63
 """Versions below it are of first-wins rows, where the earlier one is higher; from it on, of
@@ -59,11 +62,29 @@ def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
 
 
 def _samples(logged: Sequence[Logged]) -> Any:
-    return concat([Block().stored(), *(block.stored() for block in _blocks(logged))])
+    joined = _joined(_blocks(logged))
+    return concat([Block().stored(), *(block.stored() for block in joined)])
 
 
 def _suppressed(logged: Sequence[Logged]) -> Any:
-    return concat([Block().counted(), *(block.counted() for block in _blocks(logged))])
+    joined = _joined(_blocks(logged))
+    return concat([Block().counted(), *(block.counted() for block in joined)])
+
+
+def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The same rows in fewer blocks: making rows of a block costs what a thousand of its rows do,
+    and under a trickle there is a block for every value.
+    """
+    waiting: list[Block] = []
+    rows = policies = 0
+    for block in blocks:
+        rows, policies = rows + len(block), policies + len(block.policies)
+        if waiting and (rows > BLOCK_ROWS_MAX or policies > _POLICIES_MAX):
+            yield Block.join(waiting)
+            waiting, rows, policies = [], len(block), len(block.policies)
+        waiting.append(block)
+    if waiting:
+        yield Block.join(waiting)
 
 
 _REFUSED = {

@@ -54,7 +54,7 @@ _SLOW_MS = 1_000
 """Who is behind the ring, and has taken nothing for so long, is slow. Who took what it was given
 was outrun by a burst, and reads on from the log.
 """
-_ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.0001, 0.02
+_ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.00004, 0.02
 """For so long a round rests for each reader that it had: what comes meanwhile shares the next."""
 _REPLAYS_MAX = 32
 """Readers that read the log by themselves at a time."""

@@ -367,3 +367,30 @@ def test_samples_of_several_tenants_and_policies_become_rows_of_their_tenants() 
     block.version = array("Q", [1, 2, 3])
     rows = SAMPLES.rows([Logged(0, Envelope(block)), Logged(1, Envelope(block))]).to_pylist()
     assert [row["tenant"] for row in rows] == ["acme", "other", "acme"] * 2
+
+
+def test_a_trickle_of_small_blocks_becomes_the_same_rows_as_each_by_itself() -> None:
+    blocks = [
+        judged([(number % 7, 1_000 + number, 10 + number)], f"tenant {number % 400}", kind)
+        for number in range(900)
+        for kind in (Kind.LONG, Kind.STRING, Kind.DOUBLE)
+    ]
+    blocks.insert(100, judged([(9, number, number + 1) for number in range(4_096)]))
+    logged = [Logged(offset, Envelope(block)) for offset, block in enumerate(blocks)]
+    together = SAMPLES.rows(logged)
+    apart = [row for one in logged for row in SAMPLES.rows([one]).to_pylist()]
+    assert together.to_pylist() == apart
+
+
+def test_a_trickle_costs_little_to_make_rows_of() -> None:
+    def seconds(logged: list[Logged]) -> float:
+        taken = []
+        for _ in range(5):
+            began = time.perf_counter()
+            SAMPLES.rows(logged)
+            taken.append(time.perf_counter() - began)
+        return min(taken)
+
+    small = [Logged(n, Envelope(judged([(1, n, n + 1)]))) for n in range(200)]
+    one = [Logged(0, Envelope(judged([(1, n, n + 1) for n in range(200)])))]
+    assert seconds(small) < 20 * seconds(one)
