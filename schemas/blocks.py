@@ -35,7 +35,7 @@ NEVER_EXPIRES = 2**32 - 1
 KEEP_MS_MAX = 1 << 53
 """Longer than that column can hold from any time on."""
 
-_ROW_BYTES = 33
+_ROW_BYTES, _RULE_BYTES = 33, 160
 _double, _long = Struct("<d"), Struct("<q")
 _TEXT_KINDS = (Kind.STRING, Kind.JSON)
 _FIXED = (
@@ -112,7 +112,7 @@ class Block:
     @property
     def bytes_estimate(self) -> int:
         """About what the block takes on the log before compression."""
-        return len(self.series) * _ROW_BYTES + self.text_bytes
+        return len(self.series) * _ROW_BYTES + self.text_bytes + _policies_bytes(self.policies)
 
     # -- rows in -----------------------------------------------------------------------------------
 
@@ -273,14 +273,25 @@ class Block:
         if len(self) <= rows_max and self.bytes_estimate <= BLOCK_BYTES_MAX:
             return [self]
         pieces, start, size = [], 0, 0
+        policy_bytes = [_policies_bytes([policy]) for policy in self.policies]
         for row in range(len(self)):
             row_bytes = _ROW_BYTES + bytes_of(self.texts.get(row, ""))
+            row_bytes += policy_bytes[self.policy[row]]
             if row - start >= rows_max or (row > start and size + row_bytes > BLOCK_BYTES_MAX):
-                pieces.append(self.slice(start, row))
+                pieces.append(self._piece(start, row))
                 start, size = row, 0
             size += row_bytes
-        pieces.append(self.slice(start, len(self)))
+        pieces.append(self._piece(start, len(self)))
         return pieces
+
+    def _piece(self, start: int, stop: int) -> Block:
+        """A slice with no other policies than those of its rows."""
+        piece = self.slice(start, stop)
+        used = sorted(set(piece.policy))
+        numbers = {old: new for new, old in enumerate(used)}
+        piece.policies = [self.policies[number] for number in used]
+        piece.policy = array("H", [numbers[number] for number in piece.policy])
+        return piece
 
     # -- bytes -------------------------------------------------------------------------------------
 
@@ -461,6 +472,11 @@ def _schema(policies: tuple[PointPolicy, ...], version: bool, text: bool) -> Any
         fields.append(pa.field("text", pa.string()))
     rows = [_policy_row(policy) for policy in policies]
     return pa.schema(fields, metadata={"policies": json.dumps(rows)})
+
+
+def _policies_bytes(policies: Sequence[PointPolicy]) -> int:
+    """About what policies take on the log; only rules make it worth counting."""
+    return sum(_RULE_BYTES * len(policy.rules) for policy in policies if policy.rules)
 
 
 def _policy_row(p: PointPolicy) -> list[Any]:

@@ -232,6 +232,8 @@ class Envelope:
             return size or _EMPTY_BYTES
         if isinstance(self.record, Receipts):
             return sum(_RECEIPT.size + len(item.verdicts) for item in self.record.items)
+        if isinstance(self.record, Alert):
+            return 512 + len(str(self.record.value))
         return 512 + (len(self.record.body) if isinstance(self.record, Letter) else 0)
 
 

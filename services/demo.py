@@ -91,7 +91,9 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
     path = Path(runtime.settings.data_dir) / FILE
     if path.exists() and runtime.view.tenant(TENANT):
         kept: dict[str, Any] = json.loads(path.read_text())
-        return {name: part for name, part in kept.items() if name not in ("http", "mqtt")}
+        kept = {name: part for name, part in kept.items() if name not in ("http", "mqtt")}
+        # An older demo did not have it.
+        return kept if "next_plus" in kept else kept | {"next_plus": await _next_plus(runtime)}
     control, view = runtime.control, runtime.view
     tenant = view.tenant(TENANT) or await control.add_tenant(TENANT, TENANT_NAME)
     plant: dict[str, Any] = {}
@@ -115,12 +117,7 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
             "device_id": device.id,
             "key": point.key,
         }
-    plant["next_plus"] = {"device_id": view.api_server(TENANT).id}
-    for role in ("editor", "operator", "viewer"):
-        _, token = await control.add_key(
-            TENANT, use="api", name=f"Next Plus {role}", scopes=ROLES[role]
-        )
-        plant["next_plus"][f"{role}_token"] = token
+    plant["next_plus"] = await _next_plus(runtime)
     if view.user(USER):
         password = await control.set_password(USER)
     else:
@@ -139,6 +136,16 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
             "device_token": token,
         }
     return plant
+
+
+async def _next_plus(runtime: Runtime) -> dict[str, str]:
+    """A token for each role, and the device that the parameters are points of."""
+    made = {"device_id": runtime.view.api_server(TENANT).id}
+    for role in ("editor", "operator", "viewer"):
+        _, made[f"{role}_token"] = await runtime.control.add_key(
+            TENANT, use="api", name=f"Next Plus {role}", scopes=ROLES[role]
+        )
+    return made
 
 
 def hints(plant: dict[str, Any]) -> str:

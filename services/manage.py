@@ -261,7 +261,7 @@ def _keys(group: Any) -> None:
     )
     add.add_argument("tenant")
     add.add_argument("name")
-    add.add_argument("--use", choices=("device", "client", "api"), required=True)
+    add.add_argument("--use", choices=("device", "client", "api"), default="api")
     add.add_argument("--device", help="the device's id, for a device token")
     _rights(add)
     add.add_argument("--days", type=float, help="how long it is good for (default: no end)")

@@ -20,12 +20,14 @@ from typing import Any
 from schemas.blocks import Block
 from schemas.envelope import Alert, Envelope, Position, Tick, Undecodable
 from schemas.points import Rule, lane_of
+from schemas.samples import Value
 from schemas.topics import ALERTS_RAISED, SAMPLES_ACCEPTED, Topic
 from services.agents._contract import Agent, Asked, Outcome
 from services.domain import triggers
 from services.domain.triggers import Finding, Found, Series, Watch
 
 NAME = "triggers"
+TEXT_CHARACTERS_MAX = 1_000
 _FORMAT = 1
 
 Out = list[tuple[Topic, int, Envelope]]
@@ -173,8 +175,13 @@ def _alert(id: str, series: int, tenant: str, finding: Finding) -> Alert:
         raised=finding.raised,
         ts_ms=finding.ts_ms,
         at_ms=finding.at_ms,
-        value=finding.value,
+        value=_short(finding.value),
     )
+
+
+def _short(value: Value) -> Value:
+    """A text is told by its beginning: an alert is a notice, the value itself is in the store."""
+    return value[:TEXT_CHARACTERS_MAX] if isinstance(value, str) else value
 
 
 def _outcome(out: Out) -> Outcome:

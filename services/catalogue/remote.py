@@ -136,7 +136,7 @@ async def _answer(control: Control, view: View, line: bytes) -> dict[str, Any]:
 
 def ask(path: Path, action: str, arguments: Mapping[str, Any]) -> Any:
     """Have the process behind `path` do it. Raises Unavailable where none listens, Refused where it
-    refuses.
+    refuses, or does not say what became of it.
     """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
@@ -146,8 +146,11 @@ def ask(path: Path, action: str, arguments: Mapping[str, Any]) -> Any:
             connection.sendall(asked.encode() + b"\n")
             with connection.makefile("rb") as lines:
                 answer = json.loads(lines.readline())
-    except (OSError, ValueError) as error:
+    except (ConnectionRefusedError, FileNotFoundError) as error:
         raise Unavailable(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        message = f"no answer from {path} ({error}); look whether it was done"
+        raise Refused(message) from error
     if "error" in answer:
         raise Refused(answer["error"])
     return answer["result"]

@@ -39,7 +39,7 @@ from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
 from services.catalogue._points import Creations, PointIndex, Policies, special
 from services.catalogue._relations import Relation
-from services.errors import Unavailable
+from services.errors import Malformed, Unavailable
 from services.eventlog import EventLog
 
 _log = logging.getLogger(__name__)
@@ -75,8 +75,7 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
     The id is derived and not drawn, so that doors which make the same point at once name it alike.
     """
     origin = members.get("origin") or key
-    name = "\0".join((tenant, device, origin)).encode("utf-8", "surrogatepass").hex()
-    point_id = members.pop("id", "") or str(uuid5(_POINT_IDS, name))
+    point_id = members.pop("id", "") or _point_id(tenant, device, origin)
     members.setdefault("name", key)
     return Point(
         point_id,
@@ -86,6 +85,11 @@ def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
         series=series_id(tenant, device, origin),
         **members,
     )
+
+
+def _point_id(tenant: str, device: str, origin: str) -> str:
+    name = "\0".join((tenant, device, origin)).encode("utf-8", "surrogatepass").hex()
+    return str(uuid5(_POINT_IDS, name))
 
 
 @lru_cache(maxsize=4_096)
@@ -116,6 +120,8 @@ class View:
         self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
         self._bindings: Relation[Binding] = Relation(lambda binding: binding.point)
         self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
+        self._gone: set[str] = set()
+        """Ids of points that were deleted."""
         self._policies = Policies(self._rules_of)
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._creations = Creations(keys_per_device_max)
@@ -155,6 +161,8 @@ class View:
         ):
             self._policies.advance(offset)
             self._stamps.clear()
+        if cls is Point:
+            (self._gone.add if new is None else self._gone.discard)(change.id)
         if new is not None:
             things[change.id] = new
             self._index(new)
@@ -432,6 +440,9 @@ class View:
         """
         if self._points.at(tenant, device, key) is not None:
             return None
+        origin = self.origin(tenant, device, key)
+        if self._points.of_series(series_id(tenant, device, origin or key)) is not None:
+            raise Malformed("the key's id belongs to another one: take another key", code="taken")
         known = self._points.count(tenant, device)
         if not self._creations.begin(tenant, device, key, known=known, received_ms=received_ms):
             return None
@@ -442,7 +453,7 @@ class View:
                 key,
                 kind=None if kind is None else int(kind),
                 locked=locked,
-                origin=self.origin(tenant, device, key),
+                origin=origin,
                 precision=precision,
                 band=band,
                 on_change=on_change,
@@ -453,15 +464,23 @@ class View:
 
     def origin(self, tenant: str, device: str, key: str) -> str:
         """What the series of a new point at this key is made of, where it is not the key itself:
-        another point took that series along when it got another key.
+        another point took that series along when it got another key, or left it behind when it was
+        deleted. What is made anew has none of the old one's values.
         """
         origin, count = key, 0
-        while (other := self._points.of_series(series_id(tenant, device, origin))) is not None:
-            if (other.tenant, other.device, other.origin or other.key) != (tenant, device, origin):
-                break
+        while self._is_used(tenant, device, origin):
             count += 1
             origin = f"{key}\0{count}"
         return "" if origin == key else origin
+
+    def _is_used(self, tenant: str, device: str, origin: str) -> bool:
+        if _point_id(tenant, device, origin) in self._gone:
+            return True
+        other = self._points.of_series(series_id(tenant, device, origin))
+        place = (tenant, device, origin)
+        return other is not None and (
+            (other.tenant, other.device, other.origin or other.key) == place
+        )
 
     def crowded(self, tenant: str, device: str, key: str) -> bool:
         """Whether more than one point wants this key of the device, or the series of who has it.

@@ -169,6 +169,10 @@ class Lookup(Protocol):
         """
         ...
 
+    async def caught_up(self, offset: int) -> None:
+        """Wait until the change at this offset of the catalogue's log is in."""
+        ...
+
     def creation_failed(self, change: Change) -> None:
         """A change that `creation` gave does not go to the log, or perhaps did not get there: the
         next use of its key makes another.
@@ -319,18 +323,19 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a read door wants: one query, or the latest values; `context` is handed back to
-    `render`. A `fresh` answer has everything that was acknowledged before the question came.
+    `render`.
     """
 
     query: RangeQuery | LatestQuery
     names: Mapping[int, str]
     context: Any = None
-    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A door that answers from what is stored and what is on its way there."""
+    """A door that answers from what is stored and what is on its way there. The answer of a `fresh`
+    one has everything that was acknowledged before the question came.
+    """
 
     method: str
     paths: Sequence[str]
@@ -339,6 +344,7 @@ class Read:
     render: Callable[[Inbound, Question, Page], Reply]
     refused: Refusal
     scope: str = "read"
+    fresh: bool = False
     docs: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -15,8 +15,10 @@ have been forgotten there.
 3. *Renewal.* The door says that what held the time has expired (`Conflict.RENEW`): KEPT, see below.
 4. *A taken time*, the newest one or any other: the same sample again is a DUPLICATE; another one is
    a CONFLICT where the first wins, an OVERWRITE where the last wins.
-5. *A free time before the newest* (a late sample): KEPT. It bypasses the deadband and leaves newest
-   and base alone, so that the deadband is a function of the log's order.
+5. *A free time before the newest* (a late sample): KEPT. It bypasses the deadband and leaves the
+   newest alone, so that the deadband is a function of the log's order. Where it is later than the
+   base (the newest was suppressed), it is what readers see as newest from here on: so there is no
+   base then, and the next sample counts.
 6. *A time after the newest*, or the first of a series: the deadband decides. SUPPRESSED or KEPT, it
    is the newest now; KEPT makes it the base.
 
@@ -93,7 +95,8 @@ def step(state: Series, sample: Sample, policy: PointPolicy) -> tuple[Series, Ve
             state = _overwritten(state, sample)
         return state, verdict
     if _is_late(state, sample):
-        return replace(state, taken={**state.taken, sample.ts_ms: fingerprint(sample)}), verdict
+        taken = {**state.taken, sample.ts_ms: fingerprint(sample)}
+        return _unseated(replace(state, taken=taken), sample), verdict
     base, verdict = deadband.step(state.base, sample, policy)
     newest = Newest(sample.ts_ms, fingerprint(sample), verdict == Verdict.SUPPRESSED)
     if not newest.suppressed:
@@ -159,4 +162,10 @@ def _overwritten(state: Series, sample: Sample) -> Series:
         return replace(state, newest=newest, base=base_of(sample))
     if state.base is not None and sample.ts_ms == state.base.ts_ms:
         return replace(state, base=base_of(sample))
-    return state
+    return _unseated(state, sample)
+
+
+def _unseated(state: Series, sample: Sample) -> Series:
+    """No base any more where a sample was stored behind it."""
+    behind = state.base is not None and sample.ts_ms > state.base.ts_ms
+    return replace(state, base=None) if behind else state

@@ -378,6 +378,9 @@ def judge(
         if moves:
             series[slot, BASE_TS], series[slot, BASE_BITS] = ts, bits
             series[slot, BASE_KIND] = kind
+        elif ts > series[slot, BASE_TS] and not learning:
+            # Stored behind the base: readers see it as newest, so the next sample has to count.
+            series[slot, BASE_TS] = NEVER
         _remember(rows, counts, slot, ts, mark, offset)
         verdicts[i] = verdict
         # 2^63 + pos and 2^63 - 1 - pos, as int64 of the same bits.

@@ -125,8 +125,9 @@ def _adopted(state: Series | None, policy: PointPolicy) -> Series | None:
         return state
     if not policy.rules:
         return None
-    known = {watch.rule: watch for watch in state.watches}
-    watches = tuple(known.get(rule) or Watch(rule) for rule in policy.rules)
+    # To Python 1 is True.
+    known = {(watch.rule, type(watch.rule.bound)): watch for watch in state.watches}
+    watches = tuple(known.get((rule, type(rule.bound))) or Watch(rule) for rule in policy.rules)
     return replace(state, revision=policy.revision, watches=watches)
 
 

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Protocol
+from weakref import WeakValueDictionary
 
 from schemas.blocks import Block
 from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Receipt
@@ -35,14 +35,6 @@ ACK_LEVEL = "X-Ack-Level"
 """Header of an accepted push: "logged" (it is on the log) or "decided" (and judged)."""
 
 
-class CatalogueView(Lookup, Protocol):
-    """The catalogue as the doors need it: what is in it, and when something will be."""
-
-    async def caught_up(self, offset: int) -> None:
-        """Wait until the change at `offset` is in."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class _Part:
     """The rows of a request that go into one record: `rows` are their numbers in the request."""
@@ -59,7 +51,7 @@ class Intaker:
         self,
         *,
         log: EventLog,
-        view: CatalogueView,
+        view: Lookup,
         desk: ReceiptDesk,
         clock: Clock,
         settings: Settings,
@@ -68,7 +60,8 @@ class Intaker:
         self._clock, self._settings = clock, settings
         self._process = secrets.token_bytes(ID_BYTES // 2)
         self._requests = itertools.count()
-        self._creating = asyncio.Lock()
+        self._creating: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By tenant: nobody waits for what another one makes."""
 
     async def accept(self, dialect: str, push: Push, inbound: Inbound) -> Reply:
         """The door's answer to a request; whatever is refused is answered in the vendor's
@@ -91,7 +84,8 @@ class Intaker:
         decided between this process and others.
         """
         try:
-            async with asyncio.timeout(self._settings.append_wait_ms / 1000), self._creating:
+            turn = self._creating.setdefault(inbound.caller.tenant, asyncio.Lock())
+            async with asyncio.timeout(self._settings.append_wait_ms / 1000), turn:
                 while intake.again:
                     if intake.changes:
                         offsets = await self._append(_changes(intake), intake.changes)

@@ -35,8 +35,8 @@ class Reader:
     """A reader of one ring. `series` are those that it wants (None: all).
 
     It is joined while `number` is the ring's next change for it; else the log has to be read from
-    `position`, up to which it has everything. `valid` raises Refused where its credential is good
-    for nothing any more.
+    `position`, up to which it has everything. `valid` tells until when its credential is good (UTC
+    ms), and raises Refused where that is over.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Reader:
         series: frozenset[int] | None,
         *,
         expires_ms: float = inf,
-        valid: Callable[[], object] = lambda: None,
+        valid: Callable[[], float] = lambda: inf,
     ) -> None:
         self.ring, self.series = ring, series
         self.position: Position = ring.head

@@ -13,6 +13,7 @@ from services.query._changes import Change, Position, Subject
 if TYPE_CHECKING:
     from services.query._reader import Reader
 
+_FRAMES_MAX = 64
 _BATCH_CHANGES_MAX, _BATCH_BYTES_MAX = 500, 64 * 1024
 """What a reader is given at once."""
 _CHANGE_BYTES = 400
@@ -95,6 +96,9 @@ class Ring:
         """`frame` of the batch at this number, made once for all readers."""
         made = self._framed.get((frame, number))
         if made is None:
+            # Readers stand at few places, but for those that have just come: the oldest goes.
+            while len(self._framed) >= _FRAMES_MAX:
+                del self._framed[next(iter(self._framed))]
             made = self._framed[frame, number] = frame(batch)
         return made
 

@@ -20,7 +20,7 @@ from schemas.blocks import Block
 from schemas.queries import LatestQuery, RangeQuery
 from services.clock import Clock
 from services.dialects import Inbound, Lookup, Page, Question, Read, Reply
-from services.errors import Malformed, Unavailable
+from services.errors import Malformed, Unavailable, Unknown
 from services.metrics import READ_SECONDS, READS
 from services.query.coalesce import Coalescer
 from services.query.live import LiveView
@@ -46,22 +46,37 @@ class Answer:
     async def reply(self, read: Read, inbound: Inbound) -> Reply:
         """The door's answer. Raises Refused or Unavailable, which the door renders."""
         started_ms = self._clock.monotonic_ms()
-        question = read.parse(inbound, self._lookup)
+        question = await self._question(read, inbound)
         if inbound.principal is not None:
             # Only the credential says whose samples may be read, whatever a dialect made of it.
             query = replace(question.query, tenant=inbound.principal.tenant)
             question = replace(question, query=query)
+        if read.fresh:
+            asked = question.query.series or question.names
+            await self._live.passed(asked, seconds=self._wait_seconds)
         reply = read.render(inbound, question, await self.page(question))
         kind = "latest" if isinstance(question.query, LatestQuery) else "range"
         READS.labels(kind).inc()
         READ_SECONDS.labels(kind).observe((self._clock.monotonic_ms() - started_ms) / 1000)
         return reply
 
+    async def _question(self, read: Read, inbound: Inbound) -> Question:
+        """What is asked. What this process does not know yet may have been made by another one."""
+        try:
+            return read.parse(inbound, self._lookup)
+        except Unknown:
+            if not read.fresh:
+                raise
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._lookup.caught_up(await self._live.catalogue_end() - 1)
+        except TimeoutError as error:
+            raise Unavailable("the catalogue is not read that far yet") from error
+        return read.parse(inbound, self._lookup)
+
     async def page(self, question: Question) -> Page:
         """What was found. Raises Malformed (more than one answer may hold) or Unavailable."""
         query = question.query
-        if question.fresh:
-            await self._live.passed(query.series or question.names, seconds=self._wait_seconds)
         if isinstance(query, LatestQuery):
             asked = tuple(question.names) if query.series is None else query.series
             return Page(self._live.latest(query), question.names, asked)

@@ -7,6 +7,7 @@ The twin of `services/ingress/http.py`. Reads have no body; one that comes is no
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -55,9 +56,10 @@ async def _open(
     opened: list[Reader] = []
 
     async def serve(inbound: Inbound) -> Reply:
-        def valid() -> object:
+        def valid() -> float:
             asked = (door.auth, inbound.headers, inbound.path, inbound.query)
-            return turnstile.authority.principal_of(*asked, scope=door.scope)
+            principal = turnstile.authority.principal_of(*asked, scope=door.scope)
+            return inf if principal is None else principal.expires_ms
 
         opened.append(await hub.open(door, inbound, valid))
         return Reply(200, media_type=MEDIA_TYPE, headers=HEADERS)

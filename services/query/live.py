@@ -23,7 +23,13 @@ from schemas.blocks import Block
 from schemas.envelope import Envelope, Logged, Mark, Tick
 from schemas.points import lane_of
 from schemas.queries import LatestQuery, RangeQuery
-from schemas.topics import LANES_STORED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, SINK_GROUP
+from schemas.topics import (
+    CATALOGUE_CHANGED,
+    LANES_STORED,
+    SAMPLES_ACCEPTED,
+    SAMPLES_RECEIVED,
+    SINK_GROUP,
+)
 from services.errors import Unavailable
 from services.eventlog import Batch, EventLog, Span
 from services.metrics import LATEST_SERIES, TAIL_ROWS
@@ -118,6 +124,10 @@ class LiveView:
         self._check_ready()
         lanes = {lane_of(one, self._log.lanes) for one in series}
         await self._fence.passed(lanes, seconds=seconds)
+
+    async def catalogue_end(self) -> int:
+        """Where the catalogue's log ends now. Raises Unavailable."""
+        return (await self._log.spans(CATALOGUE_CHANGED))[0].end
 
     @staticmethod
     def merge(query: RangeQuery, stored: Block, tail: Block) -> Block:

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakValueDictionary
 
 from schemas.envelope import Change as Configured
 from schemas.envelope import Envelope, Logged
@@ -56,8 +57,8 @@ was outrun by a burst, and reads on from the log.
 """
 _ROUND_SECONDS, _ROUND_SECONDS_MAX = 0.00004, 0.02
 """For so long a round rests for each reader that it had: what comes meanwhile shares the next."""
-_REPLAYS_MAX = 32
-"""Readers that read the log by themselves at a time."""
+_REPLAYS_MAX = 8
+"""Readers of a tenant that read the log by themselves at a time."""
 _HOUSE_SECONDS = 1.0
 _IDLE_MS = 60_000
 """For so long a ring without readers is kept."""
@@ -111,7 +112,8 @@ class Hub:
         self._places = 0
         self._all_gone = asyncio.Event()
         self._all_gone.set()
-        self._replays = asyncio.Semaphore(_REPLAYS_MAX)
+        self._replays: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """By tenant: nobody waits for another one's slow readers."""
         self._doubt = self._closing = False
         live.on_record(self._hear)
 
@@ -202,7 +204,7 @@ class Hub:
 
     # -- who follows -------------------------------------------------------------------------------
 
-    async def open(self, door: Follow, inbound: Inbound, valid: Callable[[], object]) -> Reader:
+    async def open(self, door: Follow, inbound: Inbound, valid: Callable[[], float]) -> Reader:
         """A place for a reader, at its position; to be given to `serve`, or to `leave`. Raises
         Refused, Unavailable.
         """
@@ -345,8 +347,10 @@ class Hub:
     async def _replay(self, reader: Reader, wire: Wire) -> None:
         """Send what is on the log until the ring has what comes next."""
         metrics.STREAM_REPLAYS.inc()
+        tenant = reader.ring.subject.tenant
+        turn = self._replays.setdefault(tenant, asyncio.Semaphore(_REPLAYS_MAX))
         async with (
-            self._replays,
+            turn,
             aclosing(replay(self._log, self._rendering, reader)) as found,
         ):
             async for changes in found:
@@ -424,7 +428,7 @@ class Hub:
             reader.end(EXPIRED)
         if doubt:
             try:
-                reader.valid()
+                reader.expires_ms = reader.valid()
             except Refused:
                 reader.end(REVOKED)
         if since_ms is None and now_ms - reader.sent_ms > settings.stream_heartbeat_seconds * 1000:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import quote, urlsplit
 
 _PORTS = {"http": 80, "https": 443}
@@ -21,6 +21,8 @@ _PATH = "/%:@!$&'()*+,;=~?"
 
 _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_RESERVED = (IPv4Network("192.0.0.0/24"), IPv4Network("192.88.99.0/24"))
+"""Of the protocols themselves; the tables of some Pythons let parts of them pass."""
 _METADATA = frozenset({IPv4Address("168.63.129.16")})
 """A cloud's own service at an address that looks public; the others' are link-local or private."""
 
@@ -81,7 +83,9 @@ def is_public(text: str) -> bool:
     """
     address = ip_address(text)
     if isinstance(address, IPv4Address):
-        return address.is_global and not address.is_multicast and address not in _METADATA
+        reserved = any(address in network for network in _RESERVED)
+        public = address.is_global and not address.is_multicast and not reserved
+        return public and address not in _METADATA
     if address.scope_id is not None:
         return False
     if (inner := _embedded(address)) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from schemas.catalogue import CONFIGURE, READ, ROLES_OF_A_BINDING, Binding, Equipment
+from schemas.catalogue import CONFIGURE, ROLES_OF_A_BINDING, Binding, Equipment
 from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.next_plus import parameters
 from services.dialects.next_plus.filters import PARAMETERS
@@ -157,7 +157,7 @@ _NOT_FOUND, _INVALID = "no such Production Entity", "a member cannot be used"
 _NO_PARAMETER = "no such parameter"
 _LIST = {200: "a list", 400: "the filter is not understood"}
 CALLS = (
-    call("GET", PATH, find, READ, "The Production Entities", _LIST, parameters=PARAMETERS),
+    call("GET", PATH, find, CONFIGURE, "The Production Entities", _LIST, parameters=PARAMETERS),
     call(
         "POST",
         PATH,
@@ -171,7 +171,7 @@ CALLS = (
         "GET",
         ONE,
         find_by_id,
-        READ,
+        CONFIGURE,
         "A Production Entity",
         {200: "the Production Entity", 404: _NOT_FOUND},
     ),
@@ -196,7 +196,7 @@ CALLS = (
         "GET",
         ONE + "/bindings",
         find_bindings_of_entity,
-        READ,
+        CONFIGURE,
         "What a Production Entity is fed by",
         {**_LIST, 404: _NOT_FOUND},
         parameters=PARAMETERS,
@@ -205,7 +205,7 @@ CALLS = (
         "GET",
         BINDINGS,
         find_bindings,
-        READ,
+        CONFIGURE,
         "What a parameter feeds",
         {**_LIST, 404: _NO_PARAMETER},
         parameters=PARAMETERS,

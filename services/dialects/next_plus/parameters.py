@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
 
-from schemas.catalogue import CONFIGURE, READ, Point
+from schemas.catalogue import CONFIGURE, Point
 from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.next_plus.filters import PARAMETERS
 from services.dialects.next_plus.models import (
@@ -162,7 +162,7 @@ CALLS = (
         "GET",
         PATH,
         find,
-        READ,
+        CONFIGURE,
         "The parameters",
         {200: "a list", 400: "the filter is not understood"},
         parameters=PARAMETERS,
@@ -176,7 +176,7 @@ CALLS = (
         {200: "the parameter", 409: _TAKEN, 422: _INVALID},
         example=_EXAMPLE,
     ),
-    call("GET", ONE, find_by_id, READ, "A parameter", {200: "the parameter", 404: _NOT_FOUND}),
+    call("GET", ONE, find_by_id, CONFIGURE, "A parameter", {200: "the parameter", 404: _NOT_FOUND}),
     call(
         "PATCH",
         ONE,

@@ -22,7 +22,7 @@ from msgspec import UNSET, Raw, Struct, ValidationError
 from msgspec import json as msgspec_json
 from msgspec.json import Decoder
 
-from schemas.blocks import Block
+from schemas.blocks import Block, bytes_of
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind, Value, Verdict
@@ -42,6 +42,7 @@ from services.dialects.next_plus.values import (
 from services.errors import Forbidden, Malformed, PipelineError, TooLarge, Unknown
 
 ITEMS_MAX = 1_000
+TEXT_BYTES_MAX = 64 * 1024
 _SHOWN_BYTES_MAX = 512
 _LAYOUTS_MAX = 256
 UUID_FIELD = "paramId"
@@ -53,6 +54,8 @@ _ANYTHING = Kind.STRING
 """A `string` parameter takes any value."""
 _LAST_OR_RENEW = (Conflict.LAST, Conflict.RENEW)
 """The last value of a millisecond wins, unless what held it has expired."""
+_ELSEWHERE = (Kind.STRING, Kind.LONG, Kind.JSON)
+"""Locked types that are no types of parameters."""
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 Stamp = tuple[int, PointPolicy]
 _Row = tuple[int, PointPolicy, int, Kind, Value]
@@ -74,7 +77,7 @@ class _Shape(Struct):
 
 
 class _RawItem(Struct):
-    value: Raw
+    value: Raw = Raw(b"null")
 
 
 class _RawWrapped(Struct):
@@ -145,23 +148,20 @@ class _Layout(NamedTuple):
 
 
 @lru_cache(maxsize=_LAYOUTS_MAX)
-def _layout(lookup: _Moment, device: str, count: int, joined: bytes) -> _Layout | None:
-    """The layout of `count` keys, joined by NUL, which no key has in it; None where one of them is
-    no known `number` parameter.
+def _layout(lookup: _Moment, device: str, count: int, joined: bytes) -> _Layout:
+    """The layout of `count` keys, joined by NUL, which no key has in it. Raises LookupError (that
+    is not remembered) where one of them is no known `number` parameter.
 
     A producer sends the same keys over and over; so they are looked up once, and again when the
     catalogue has changed.
     """
     stamps = lookup.stamps(device)
-    try:
-        stamped = [stamps[key] for key in joined.decode().split("\0")]
-    except (KeyError, UnicodeDecodeError):
-        return None
+    stamped = [stamps[key] for key in joined.decode().split("\0")]
     distinct = {id(policy): policy for _, policy in stamped}
     numbers = {name: number for number, name in enumerate(distinct)}
     policies = list(distinct.values())
     if len(stamped) != count or any(policy.kind is not Kind.DOUBLE for policy in policies):
-        return None
+        raise LookupError("not all of them are numbers")
     return _Layout(
         array("Q", [series for series, _ in stamped]),
         array("H", [numbers[id(policy)] for _, policy in stamped]),
@@ -192,8 +192,11 @@ def _numbers(scanned: Scanned, moment: _Moment, device: str, received_ms: int) -
     """The block of a push that has nothing but numbers for known `number` parameters; None where
     there is anything else in it.
     """
-    layout = _layout(moment, device, scanned.items, scanned.keys)
-    if layout is None or scanned.mixed:
+    try:
+        layout = _layout(moment, device, scanned.items, scanned.keys)
+    except (LookupError, UnicodeDecodeError):
+        return None
+    if scanned.mixed:
         return None
     count, times = scanned.items, scanned.times
     oldest_ms = scanned.oldest_ms
@@ -254,13 +257,17 @@ class _Batch:
             raise Invalid(errors.MISSING_VALUE, f"item {index} has no value", index=index, key=key)
         series, policy, wanted = self._place(index, key, item)
         kind, value = self._typed(index, key, wanted, item.value)
+        if isinstance(value, str) and bytes_of(value) > TEXT_BYTES_MAX:
+            raise TooLarge(
+                f"item {index}: a text may have {TEXT_BYTES_MAX} bytes", code=errors.VALUE_TOO_LARGE
+            )
         return series, policy, _time_of(index, key, item.timestamp, self._now_ms), kind, value
 
     def _place(self, index: int, key: str, item: _Item) -> tuple[int, PointPolicy, Kind | None]:
         """Series, policy and type of an item's parameter (None: anything goes). A UUID goes before
         a key; what has an unknown key is to be made.
         """
-        if item.param_id is not UNSET:
+        if item.param_id is not UNSET and item.param_id is not None:
             point = None
             if isinstance(item.param_id, str):
                 point = self._lookup.point(self._tenant, item.param_id)
@@ -274,13 +281,16 @@ class _Batch:
             return point.series, policy, policy.kind
         if (known := self._stamps.get(key)) is not None:
             return *known, known[1].kind
-        wanted = self._new.setdefault(key, _inferred(index, key, item.value))
+        if (wanted := self._new.get(key)) is None:
+            wanted = self._new[key] = _inferred(index, key, item.value)
         return 0, self._lookup.free_policy(self._tenant), None if wanted is _ANYTHING else wanted
 
     def _typed(self, index: int, key: str, wanted: Kind | None, value: Any) -> tuple[Kind, Value]:
         """Kind and value of the sample. Raises Invalid where the value is not of the type."""
         if wanted is None:
             return self._as_it_is(index, value)
+        if wanted in _ELSEWHERE:
+            return self._of_elsewhere(index, key, wanted, value)
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         if wanted is Kind.BOOL and isinstance(value, bool):
             return wanted, value
@@ -292,6 +302,15 @@ class _Batch:
         except (ValueError, OverflowError):
             pass
         raise _mismatch(index, key, _EXPECTED[wanted], value)
+
+    def _of_elsewhere(self, index: int, key: str, wanted: Kind, value: Any) -> tuple[Kind, Value]:
+        """A value of a type that only points have which were declared by the command."""
+        kind, typed = self._as_it_is(index, value)
+        if wanted is Kind.JSON:
+            return wanted, msgspec_json.encode(value).decode() if kind is not wanted else typed
+        if kind is not wanted:
+            raise _mismatch(index, key, wanted.name.lower(), value)
+        return kind, typed
 
     def _as_it_is(self, index: int, value: Any) -> tuple[Kind, Value]:
         """Any value under its own type; what no type holds, as the sender wrote it."""

@@ -35,13 +35,16 @@ def parse(inbound: Inbound, lookup: Lookup) -> Question:
     """The newest sample of the parameter's series."""
     point = parameter_of(inbound, lookup)
     query = LatestQuery(inbound.caller.tenant, (point.series,))
-    return Question(query, {point.series: point.key}, fresh=True)
+    wanted = point.declared if point.locked else None
+    return Question(query, {point.series: point.key}, wanted)
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:
     """`{"value": …}`; null where nothing was pushed yet."""
-    block = page.block
-    value = json_of(block.kind[0], block.value(0)) if len(block) else None
+    block, wanted = page.block, question.context
+    # What is left of a parameter that was deleted and declared anew with another type is none.
+    holds = len(block) > 0 and wanted in (None, block.kind[0])
+    value = json_of(block.kind[0], block.value(0)) if holds else None
     return Reply(200, _json.write({"value": value}))
 
 
@@ -52,6 +55,7 @@ READ_PARAMETER = Read(
     parse,
     render,
     refused,
+    fresh=True,
     docs=described(
         "The latest value of a parameter",
         {

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.json import Decoder
 
-from schemas.catalogue import ADMIN, CONFIGURE, READ, Device
+from schemas.catalogue import ADMIN, CONFIGURE, Device
 from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.next_plus.filters import PARAMETERS
 from services.dialects.next_plus.models import (
@@ -83,7 +83,7 @@ CALLS = (
         "GET",
         PATH,
         find,
-        READ,
+        CONFIGURE,
         "The tenant's API server, as a list",
         {200: "a list of one", 400: "the filter is not understood"},
         parameters=PARAMETERS,
@@ -92,7 +92,7 @@ CALLS = (
         "GET",
         ONE,
         find_by_id,
-        READ,
+        CONFIGURE,
         "The API server",
         {200: "id, name, active", 404: "not the id of the tenant's API server"},
     ),

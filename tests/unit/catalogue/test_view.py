@@ -581,3 +581,23 @@ def test_a_series_leads_to_its_point_for_its_own_tenant_only() -> None:
     assert view.of_series("acme", point.series) == point
     assert view.of_series("bolt", point.series) is None
     assert view.of_series("acme", point.series + 1) is None
+
+
+def test_a_point_that_is_made_again_after_a_deletion_has_none_of_the_old_ones_values() -> None:
+    view = a_view()
+
+    def make() -> Point:
+        change = view.creation("acme", DEVICE, "k", T0)
+        assert change is not None
+        view.apply(change, view.revision + 1)
+        point = view.known("acme", DEVICE, "k")
+        assert point is not None
+        return point
+
+    old = make()
+    view.apply(Change("point", old.id, None), view.revision + 1)
+    new = make()
+    assert (new.key, new.id == old.id, new.series == old.series) == ("k", False, False)
+    assert view.series("acme", DEVICE, "k") == new.series
+    view.apply(Change("point", new.id, None), view.revision + 1)
+    assert make().series not in (old.series, new.series)

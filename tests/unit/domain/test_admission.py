@@ -285,3 +285,19 @@ def test_a_learned_row_that_is_newer_than_all_is_newest_and_base() -> None:
     policy = a_policy(band=1.0)
     assert admission.step(state, a_sample(1.5, 6), policy)[1] == SUPPRESSED
     assert admission.step(state, a_sample(1.5, 4), policy)[1] == KEPT
+
+
+def test_a_late_sample_behind_the_base_has_the_next_one_count() -> None:
+    """What readers see as newest is the late one, until the next sample says otherwise."""
+    policy = a_policy(band=0.01)
+    state, verdicts = admission.Series(), []
+    for value, ts_ms in ((10.0, 0), (10.0, 2), (55.0, 1), (10.0, 3), (10.0, 4)):
+        state, verdict = admission.step(state, a_sample(value, ts_ms), policy)
+        verdicts.append(verdict)
+    assert verdicts == [
+        Verdict.KEPT,
+        Verdict.SUPPRESSED,
+        Verdict.KEPT,
+        Verdict.KEPT,
+        Verdict.SUPPRESSED,
+    ]
