@@ -97,7 +97,7 @@ async def judged(log: EventLog, count: int) -> tuple[list[Block], list[Letter]]:
 
 def test_two_doors_that_make_one_key_make_it_of_one_type(tmp_path: Path) -> None:
     chance = random.Random(seed())
-    tries = rounds(1) * 1_000
+    tries = rounds(1) * 300
 
     async def body() -> None:
         async with open_eventlog(f"sqlite:///{tmp_path / 'log.sqlite'}", lanes=2) as log:

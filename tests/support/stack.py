@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.support.containers import compose_command
 from tests.support.plant import Client
 from tests.support.processes import environment, free_port, run, wait_for
@@ -76,8 +78,14 @@ def a_stack(folder: Path, files: list[str]) -> Stack:
     return Stack(files, env, env_file)
 
 
+def _api_servers(http: str, token: str) -> list[dict[str, Any]]:
+    """The tenant's API server, as a list; an empty one while the doors do not know the token."""
+    answer = httpx.get(f"{http}/api/ApiServers", headers={"Authorization": token})
+    return list(answer.json()) if answer.status_code == 200 else []
+
+
 def a_tenant(stack: Stack, name: str) -> Tenant:
-    """Make a tenant with a point for Building X, a device and a user for optiCLOUD."""
+    """Make a tenant: a point for Building X, device and user for optiCLOUD, a Next Plus token."""
     partition = stack.lineshaft("tenants", "add", name, name.title())["uuid"]
     boiler = stack.lineshaft("devices", "add", name, "boiler")["id"]
     point = stack.lineshaft("points", "add", name, boiler, "temperature", "--kind", "double")
@@ -86,10 +94,15 @@ def a_tenant(stack: Stack, name: str) -> Tenant:
     sensor = stack.lineshaft("devices", "add", name, "sensor")["id"]
     used = ("--use", "device", "--device", sensor, "--scopes", "ingest")
     _, token = stack.lineshaft("keys", "add", name, "sensor", *used)
+    _, editor = stack.lineshaft("keys", "add", name, "script", "--role", "editor")
+    http = stack.address("HTTP_PORT")
+    (api_server,) = wait_for(
+        lambda: _api_servers(http, editor), what="the token known at the doors"
+    )
     user = f"{name}@example.com"
     _, password = stack.lineshaft("users", "add", user, "--tenant", name)
     facts = {
-        "http": stack.address("HTTP_PORT"),
+        "http": http,
         "building_x": {
             "client_id": key["id"],
             "client_secret": secret,
@@ -106,5 +119,6 @@ def a_tenant(stack: Stack, name: str) -> Tenant:
             "device_id": sensor,
             "device_token": token,
         },
+        "next_plus": {"editor_token": editor, "device_id": api_server["id"]},
     }
     return Tenant(facts, int(stack.env["MQTT_PORT"]))
