@@ -69,6 +69,7 @@ def of_role(plant: Plant, admin: Api, role: str) -> Api:
 
 # -- who may do what -------------------------------------------------------------------------------
 
+ME = "/api/Users/me"
 READ, CONFIGURE, ADMIN, ANY = "operator", "editor", "admin", "viewer"
 NOTHING = "00000000-0000-4000-8000-000000000000"
 TABLE = [
@@ -200,7 +201,7 @@ def test_log_out_ends_this_token_and_no_other(plant: Plant, admin: Api) -> None:
 def test_a_token_ends_when_it_says(plant: Plant, admin: Api) -> None:
     made = admin.done("POST", "/api/AccessTokens", {"name": "short", "role": "operator", "ttl": 1})
     api = Api(plant, made["token"])
-    wait_for(lambda: api("GET", PARAMETERS)[0] == 401, what="the end of the token")
+    wait_for(lambda: api("GET", ME)[0] == 401, what="the end of the token")
 
 
 def test_an_access_token_that_is_deleted_and_a_user_who_is_disabled_are_out_at_once(
@@ -208,21 +209,21 @@ def test_an_access_token_that_is_deleted_and_a_user_who_is_disabled_are_out_at_o
 ) -> None:
     made = admin.done("POST", "/api/AccessTokens", {"name": "script", "role": "editor"})
     by_key, by_user = Api(plant, made["token"]), of_role(plant, admin, "operator")
-    assert by_key("GET", PARAMETERS)[0] == by_user("GET", PARAMETERS)[0] == 200
+    assert by_key("GET", ME)[0] == by_user("GET", ME)[0] == 200
     [listed] = [t for t in admin.done("GET", "/api/AccessTokens") if t["id"] == made["id"]]
     assert listed == {k: value for k, value in made.items() if k != "token"}
 
     admin.done("DELETE", f"/api/AccessTokens/{made['id']}")
-    assert by_key("GET", PARAMETERS)[0] == 401
+    assert by_key("GET", ME)[0] == 401
     assert admin("DELETE", f"/api/AccessTokens/{made['id']}")[0] == 404
 
     user = "/api/Users/operator@roles.example"
     assert admin.done("PATCH", user, {"disabled": True})["disabled"] is True
-    assert by_user("GET", PARAMETERS)[0] == 401
+    assert by_user("GET", ME)[0] == 401
     admin.done("PATCH", user, {"disabled": False})
-    assert by_user("GET", PARAMETERS)[0] == 200
+    assert by_user("GET", ME)[0] == 200
     admin.done("DELETE", user)
-    assert by_user("GET", PARAMETERS)[0] == 401
+    assert by_user("GET", ME)[0] == 401
 
 
 # -- parameters ------------------------------------------------------------------------------------

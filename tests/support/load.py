@@ -216,7 +216,7 @@ class Load:
             return [findings] if self._stored() == before and not findings.lost else []
 
         try:
-            return wait_for(rests, seconds=30, what="the lanes at rest")[0]
+            return wait_for(rests, seconds=120, what="the lanes at rest")[0]
         except AssertionError:
             return self.history.check(self._stored())
 
