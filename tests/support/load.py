@@ -19,6 +19,8 @@ from tests.support.plant import Client, Http, moment
 from tests.support.processes import let_pass, wait_for
 
 PUBLISHES_MAX = 65_000
+PUSH_PAUSE_SECONDS = 0.05
+"""A push has ten values: so much, and the values of a long run can still be read in one answer."""
 _SPAN_MS = 1_000_000
 _spans = itertools.count(1_600_000_000_000, _SPAN_MS)
 """Every load writes into a span of its own, so that one does not find another's values."""
@@ -143,7 +145,7 @@ class Load:
         facts = self._plant.facts
         http, token = Http(facts["http"]), facts["next_plus"]["editor_token"]
         sequence = 0
-        while not self._stop.wait(self._pause_seconds):
+        while not self._stop.wait(max(self._pause_seconds, PUSH_PAUSE_SECONDS)):
             sequence += 1
             keys = [chance.choice((f"{number}.{chance.randrange(3)}", "all")) for _ in range(10)]
             items = [
