@@ -24,6 +24,8 @@ PUSH_PAUSE_SECONDS = 0.05
 _SPAN_MS = 1_000_000
 _spans = itertools.count(1_600_000_000_000, _SPAN_MS)
 """Every load writes into a span of its own, so that one does not find another's values."""
+_push_spans = itertools.count(time.time_ns() // 10**6 - 6 * 3_600_000, _SPAN_MS)
+"""The spans of pushes: what is pushed is kept for half a day only."""
 HTTP_SERIES, MQTT_SERIES, PUSH_SERIES = "building_x", "opticloud", "next_plus"
 
 
@@ -60,8 +62,7 @@ class Load:
     ) -> None:
         self.history = History()
         self._start_ms = next(_spans)
-        # What is pushed is kept for hours only.
-        self._push_start_ms = time.time_ns() // 10**6
+        self._push_start_ms = next(_push_spans)
         self._pause_seconds = pause_seconds
         self._plant, self._seed = plant, seed
         self._stop = threading.Event()
