@@ -16,7 +16,7 @@ from typing import Any
 import uvloop
 
 from services.dialects import Reply
-from services.dialects.next_plus.push import items_of
+from services.dialects.next_plus._items import items_of
 from services.ingress.bulk import send_reply
 from services.listener import Listener
 

@@ -19,13 +19,13 @@ from services.dialects._contract import (
     Lookup,
     described,
 )
+from services.dialects.next_plus._items import UUID_FIELD
 from services.dialects.next_plus.errors import (
     FILTER_INVALID,
     MODEL_NOT_FOUND,
     Invalid,
     refused,
 )
-from services.dialects.next_plus.push import UUID_FIELD
 from services.dialects.next_plus.values import json_of
 from services.errors import Unknown
 

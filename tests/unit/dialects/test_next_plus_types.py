@@ -11,8 +11,9 @@ from schemas.blocks import Block
 from schemas.catalogue import API_SERVER, Device, Point
 from schemas.samples import Kind
 from services.dialects import Inbound
+from services.dialects.next_plus._items import TEXT_BYTES_MAX
 from services.dialects.next_plus.errors import Invalid
-from services.dialects.next_plus.push import TEXT_BYTES_MAX, decode
+from services.dialects.next_plus.push import decode
 from services.errors import TooLarge
 from tests.support.lookup import ListedLookup, a_principal
 

@@ -11,11 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from schemas.samples import TS_MS_MAX
+from schemas.blocks import bits_of
+from schemas.samples import TS_MS_MAX, Kind
 from services.dialects import _times
+from services.dialects.next_plus._items import items_of
 from services.dialects.next_plus._scan import ABSENT, scan, warm
 from services.dialects.next_plus.errors import Invalid
-from services.dialects.next_plus.push import items_of
 
 warm()
 NUMBERS = st.one_of(
@@ -27,7 +28,8 @@ NUMBERS = st.one_of(
         ("-0", "0", "-0.0", "1E22", "1e-22", "1e23", "9007199254740993", "0.1", "1e400")
     ),
 )
-BAD_NUMBERS = ("01", "1.", ".5", "+1", "1e", "-", "1e+", "0x1", "true", '"1"', "null", "[1]", "NaN")
+BAD_NUMBERS = ("01", "1.", ".5", "+1", "1e", "-", "1e+", "0x1", "True", '"1"', "null", "[1]", "NaN")
+BOOLEANS = st.sampled_from(("true", "false"))
 ISO = st.datetimes().map(lambda moment: moment.isoformat(timespec="milliseconds") + "Z")
 STAMPS = st.one_of(
     st.integers(-5, TS_MS_MAX + 5).map(str),
@@ -62,7 +64,10 @@ def bodies(draw: Any) -> bytes:
     """A list of items, most of them plain."""
     items = []
     for _ in range(draw(st.integers(1, 4))):
-        members = [("key", draw(KEYS)), ("value", draw(NUMBERS | st.sampled_from(BAD_NUMBERS)))]
+        members = [
+            ("key", draw(KEYS)),
+            ("value", draw(NUMBERS | BOOLEANS | st.sampled_from(BAD_NUMBERS))),
+        ]
         if draw(st.booleans()):
             members.append(("timestamp", draw(STAMPS)))
         if draw(st.integers(0, 9)) == 0:
@@ -73,9 +78,11 @@ def bodies(draw: Any) -> bytes:
             for name, text in draw(st.permutations(members))
         ]
         items.append(draw(SPACE) + "{" + ",".join(pairs) + "}" + draw(SPACE))
-    return (draw(SPACE) + "[" + ",".join(items) + "]" + draw(SPACE)).encode(
-        "utf-8", "surrogatepass"
-    )
+    body = draw(SPACE) + "[" + ",".join(items) + "]" + draw(SPACE)
+    if draw(st.booleans()):
+        name = draw(st.sampled_from(("parameters", "parameters", "parameter", "items")))
+        body = f'{draw(SPACE)}{{{draw(SPACE)}"{name}"{draw(SPACE)}:{body}}}{draw(SPACE)}'
+    return body.encode("utf-8", "surrogatepass")
 
 
 def agrees(body: bytes) -> bool:
@@ -86,9 +93,14 @@ def agrees(body: bytes) -> bool:
     items = items_of(body)
     assert found.items == len(items)
     assert found.keys.decode().split("\0") == [item.key for item in items]
-    values = [float(item.value) for item in items]
-    assert [value.hex() for value in found.doubles] == [value.hex() for value in values]
-    assert not any(isinstance(item.value, bool) for item in items)
+    kinds = [Kind.BOOL if isinstance(item.value, bool) else Kind.DOUBLE for item in items]
+    assert list(found.kinds) == kinds
+    values = [
+        item.value if kind is Kind.BOOL else float(item.value)
+        for kind, item in zip(kinds, items, strict=True)
+    ]
+    assert list(found.bits) == list(map(bits_of, kinds, values))
+    assert all(map(math.isfinite, values))
     stamps = [item.timestamp for item in items]
     times = [
         ABSENT if stamp is UNSET else _times.ms_of(stamp) if isinstance(stamp, str) else stamp
@@ -99,7 +111,6 @@ def agrees(body: bytes) -> bool:
     assert found.oldest_ms == min(times)
     assert found.mixed == (len({stamp is UNSET for stamp in stamps}) == 2)
     assert all(ms == ABSENT or 0 <= ms < TS_MS_MAX for ms in found.times)
-    assert all(map(math.isfinite, found.doubles))
     return True
 
 
@@ -110,6 +121,10 @@ def agrees(body: bytes) -> bool:
 @example(b'[{"key":"a","value":1},]')
 @example(b'[{"key":"a","value":1,}]')
 @example(b'[{"key":"a","key":"b","value":1}]')
+@example(b'[{"key":"a","value":truefalse}]')
+@example(b'{"parameters":[{"key":"a","value":1}],"parameters":[]}')
+@example(b'{"parameters":[{"key":"a","value":1}]')
+@example(b'[{"key":"a","value":1}]}')
 def test_what_is_scanned_is_what_is_decoded(body: bytes) -> None:
     agrees(body)
 
@@ -135,6 +150,8 @@ def test_a_body_with_a_wrong_byte_is_never_scanned_otherwise(body: bytes, data: 
     "body",
     [
         b'[{"key":"temperature","value":23.5},{"key":"count","value":-1284}]',
+        b'[{"key":"running","value":true},{"key":"open","value":false,"timestamp":5}]',
+        b' { "parameters" : [ {"key":"a","value":1} ] } ',
         b' [ { "value" : 1e3 , "timestamp" : "2026-05-19T08:14:02.000Z" , "key" : "a b" } ] ',
         '[{"key":"Öl °C","value":0.1,"timestamp":1747642442000}]'.encode(),
     ],
@@ -158,7 +175,9 @@ def test_what_is_cut_short_is_left_to_the_decoder(body: bytes) -> None:
 
 def test_every_beginning_of_a_push_is_left_to_the_decoder() -> None:
     body = (
-        b'[{"key":"a","value":-1.5e1,"timestamp":"2026-05-19T08:14:02.000Z"},{"key":"b","value":1}]'
+        b'[{"key":"a","value":-1.5e1,"timestamp":"2026-05-19T08:14:02.000Z"},'
+        b'{"key":"b","value":false}]'
     )
-    assert agrees(body)
-    assert all(scan(body[:size], 10) is None for size in range(len(body)))
+    for whole in (body, b'{"parameters":' + body + b"}"):
+        assert agrees(whole)
+        assert all(scan(whole[:size], 10) is None for size in range(len(whole)))
