@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from schemas.blocks import Block
 from schemas.samples import Value, Verdict
+from schemas.topics import Topic
 
 VERSION = 1
 """Of the records' format; a reader refuses a higher one."""
@@ -235,6 +236,10 @@ class Envelope:
         if isinstance(self.record, Alert):
             return 512 + len(str(self.record.value))
         return 512 + (len(self.record.body) if isinstance(self.record, Letter) else 0)
+
+
+Outgoing = tuple[Topic, int, Envelope]
+"""A record on its way to the log: its topic, its lane, itself."""
 
 
 @dataclass(frozen=True, slots=True)

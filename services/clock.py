@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import Protocol
 
 
@@ -47,3 +49,10 @@ class ManualClock:
     def advance(self, ms: int) -> None:
         """Move on."""
         self._now_ms += ms
+
+
+async def pause(stop: asyncio.Event, pause_ms: float) -> None:
+    """Wait so long, or until `stop`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(pause_ms / 1000):
+            await stop.wait()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.blocks import Block
-from schemas.envelope import Envelope, Position, Undecodable
+from schemas.envelope import Envelope, Outgoing, Position, Undecodable
 from schemas.queries import LatestQuery, TakenQuery
 from schemas.topics import Topic
 
@@ -27,7 +27,7 @@ class Outcome:
     rows). The lane may be OWN_LANE, also that of a letter.
     """
 
-    out: Sequence[tuple[Topic, int, Envelope]] = ()
+    out: Sequence[Outgoing] = ()
     tally: Mapping[str, int] = field(default_factory=dict)
 
 

@@ -28,13 +28,13 @@ from schemas.envelope import (
     Envelope,
     Letter,
     Logged,
+    Outgoing,
     Position,
     Tick,
     Undecodable,
     join,
     joinable,
 )
-from schemas.topics import Topic
 from services import metrics
 from services.agents._contract import OWN_LANE, Agent, Outcome
 from services.agents._guard import until_available
@@ -260,7 +260,7 @@ class LaneKeeper:
     async def _turn(self) -> None:
         """Apply what waits, within a bound, and make its outputs durable as few records."""
         self.parts.agent.stored(self.state, self._stored)
-        out: list[tuple[Topic, int, Envelope]] = []
+        out: list[Outgoing] = []
         tally: Counter[str] = Counter()
         turn_bytes = 0
         self._open = True
@@ -444,7 +444,7 @@ class _Refusals:
             )
 
 
-def _placed(outcome: Outcome, lane: int) -> Iterator[tuple[Topic, int, Envelope]]:
+def _placed(outcome: Outcome, lane: int) -> Iterator[Outgoing]:
     """What a step puts out, with the lane where it could not know it: what cannot be read does not
     say whose it is.
     """
@@ -460,11 +460,11 @@ def _bytes_of(logged: Logged) -> int:
     return len(envelope.body) if isinstance(envelope, Undecodable) else envelope.bytes_estimate
 
 
-def _joined(out: list[tuple[Topic, int, Envelope]]) -> list[tuple[Topic, int, Envelope]]:
+def _joined(out: list[Outgoing]) -> list[Outgoing]:
     """The same outputs as few records: neighbours of one topic and lane become one, within a
     record's limits.
     """
-    joined: list[tuple[Topic, int, Envelope]] = []
+    joined: list[Outgoing] = []
     last: dict[tuple[str, int], Envelope] = {}
     for topic, lane, envelope in out:
         into = last.get((topic.name, lane))

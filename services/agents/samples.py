@@ -26,6 +26,7 @@ from schemas.envelope import (
     Entry,
     Envelope,
     Letter,
+    Outgoing,
     Position,
     Receipt,
     Receipts,
@@ -42,7 +43,6 @@ from schemas.topics import (
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
     SAMPLES_SUPPRESSED,
-    Topic,
     receipts_lane,
 )
 from services.agents._contract import OWN_LANE, Agent, Asked, Outcome
@@ -58,8 +58,6 @@ _VERDICTS = [verdict.name.lower() for verdict in Verdict]
 _FORMAT = 1
 _HEAD = Struct("<BII")
 _ANSWER = Struct("<16sHQH")
-
-Out = list[tuple[Topic, int, Envelope]]
 
 
 class Answer(NamedTuple):
@@ -159,7 +157,7 @@ def step(
     verdicts = bytes(judgement.verdicts)
     lane = lane_of(block.series[0], lanes)
     stored = judgement.stored(block)
-    out: Out = [_accepted(stored if len(stored) else Block(), lane, position)]
+    out: list[Outgoing] = [_accepted(stored if len(stored) else Block(), lane, position)]
     counted = state.lane.suppressed(block, judgement.verdicts)
     for piece in counted.pieces() if len(counted) else ():
         told = Envelope(piece, received=position.offset, epoch=position.epoch)
@@ -170,7 +168,7 @@ def step(
     return Outcome(out, {"received": len(block), **tally})
 
 
-def _accepted(block: Block, lane: int, position: Position) -> tuple[Topic, int, Envelope]:
+def _accepted(block: Block, lane: int, position: Position) -> Outgoing:
     return SAMPLES_ACCEPTED, lane, Envelope(block, received=position.offset, epoch=position.epoch)
 
 
@@ -237,7 +235,7 @@ def _receipts(
     repeated: Mapping[int, Answer | None],
     verdicts: bytes,
     lanes: int,
-) -> Out:
+) -> list[Outgoing]:
     """The receipts of a record, one `Receipts` for each lane of theirs; keeps what was decided."""
     items: dict[int, list[Receipt]] = {}
     here: dict[tuple[bytes, int], Answer] = {}

@@ -18,10 +18,10 @@ from dataclasses import astuple
 from typing import Any
 
 from schemas.blocks import Block
-from schemas.envelope import Alert, Envelope, Position, Tick, Undecodable
+from schemas.envelope import Alert, Envelope, Outgoing, Position, Tick, Undecodable
 from schemas.points import Rule, lane_of
 from schemas.samples import Value
-from schemas.topics import ALERTS_RAISED, SAMPLES_ACCEPTED, Topic
+from schemas.topics import ALERTS_RAISED, SAMPLES_ACCEPTED
 from services.agents._contract import Agent, Asked, Outcome
 from services.domain import triggers
 from services.domain.triggers import Finding, Found, Series, Watch
@@ -29,8 +29,6 @@ from services.domain.triggers import Finding, Found, Series, Watch
 NAME = "triggers"
 TEXT_CHARACTERS_MAX = 1_000
 _FORMAT = 1
-
-Out = list[tuple[Topic, int, Envelope]]
 
 
 class State:
@@ -120,7 +118,7 @@ def step(
 
 
 def _time(state: State, position: Position, tick: Tick, lanes: int) -> Outcome:
-    out: Out = []
+    out: list[Outgoing] = []
     ripe = [name for name, due_ms in state.due_ms.items() if due_ms <= tick.now_ms]
     # A tick has no rows; what it shows is numbered as if it had one for each series.
     for row, name in enumerate(sorted(ripe)):
@@ -131,7 +129,7 @@ def _time(state: State, position: Position, tick: Tick, lanes: int) -> Outcome:
 
 
 def _block(state: State, position: Position, block: Block, lanes: int) -> Outcome:
-    out: Out = []
+    out: list[Outgoing] = []
     for row in _rows(state, block):
         name, policy = block.series[row], block.policies[block.policy[row]]
         before = state.series.get(name)
@@ -157,7 +155,7 @@ def _rows(state: State, block: Block) -> list[int]:
 
 def _alerts(
     position: Position, row: int, series: int, tenant: str, found: Found, lanes: int
-) -> Out:
+) -> list[Outgoing]:
     lane = lane_of(series, lanes)
     place = f"{SAMPLES_ACCEPTED.name}/{lane}/{position.epoch}.{position.offset}.{row}"
     return [
@@ -184,7 +182,7 @@ def _short(value: Value) -> Value:
     return value[:TEXT_CHARACTERS_MAX] if isinstance(value, str) else value
 
 
-def _outcome(out: Out) -> Outcome:
+def _outcome(out: list[Outgoing]) -> Outcome:
     if not out:
         return Outcome()
     states = [

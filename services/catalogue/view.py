@@ -39,6 +39,7 @@ from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
 from services.catalogue._points import Creations, PointIndex, Policies, special
 from services.catalogue._relations import Relation
+from services.clock import pause
 from services.errors import Malformed, Unavailable
 from services.eventlog import EventLog
 
@@ -251,7 +252,7 @@ class View:
                 await self._read(log, stop)
             except Unavailable as error:
                 _log.warning("the catalogue cannot be followed: %s", error.message)
-                await _pause(stop, error.retry_after_ms)
+                await pause(stop, error.retry_after_ms)
 
     async def _read(self, log: EventLog, stop: asyncio.Event) -> None:
         start = {0: self.revision + 1}
@@ -568,11 +569,3 @@ def _revoked(key: Key) -> Key:
 
 def _own(tenant: str, point: Point | None) -> Point | None:
     return point if point is not None and point.tenant == tenant else None
-
-
-async def _pause(stop: asyncio.Event, wait_ms: int) -> None:
-    try:
-        async with asyncio.timeout(wait_ms / 1000):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, Self
 
-from schemas.envelope import Envelope, Logged
+from schemas.envelope import Envelope, Logged, Outgoing
 from schemas.topics import Topic
 
 Done = Callable[[Exception | None, int], None]
@@ -135,7 +135,7 @@ class EventLog(Protocol):
         """
         ...
 
-    async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
+    async def append(self, out: Sequence[Outgoing]) -> list[int]:
         """Append (topic, lane, record) triples; their offsets when *all* are durable. Raises
         Unavailable: outcome unknown.
         """

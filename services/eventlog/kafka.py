@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from schemas.envelope import Envelope
+from schemas.envelope import Envelope, Outgoing
 from schemas.topics import CHECKPOINTS, TOPICS, Topic
 from services import metrics
 from services.clock import SystemClock
@@ -77,7 +77,7 @@ class KafkaLog:
         self._coalescer.put(topic, lane, envelope, done)
         self._nudge()
 
-    async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
+    async def append(self, out: Sequence[Outgoing]) -> list[int]:
         """Append (topic, lane, record) triples; their offsets when all are durable."""
         self._coalescer.check([envelope for _, _, envelope in out])
         waiting = Waiting(len(out))

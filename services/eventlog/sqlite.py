@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from schemas.envelope import Envelope, Logged
+from schemas.envelope import Envelope, Logged, Outgoing
 from schemas.topics import Topic
 from services.clock import Clock, SystemClock
 from services.errors import Broken, Unavailable
@@ -98,7 +98,7 @@ class SqliteLog:
         self._coalescer.put(topic, lane, envelope, done)
         self._writer.nudge()
 
-    async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
+    async def append(self, out: Sequence[Outgoing]) -> list[int]:
         """Append (topic, lane, record) triples; their offsets when all are durable."""
         for topic, lane, _ in out:
             self._check_lane(topic, lane)

@@ -16,10 +16,10 @@ from hashlib import blake2b
 from weakref import WeakValueDictionary
 
 from schemas.blocks import Block
-from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Receipt
+from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Outgoing, Receipt
 from schemas.points import lane_of
 from schemas.samples import Verdict
-from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED, Topic
+from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED
 from services import metrics
 from services.clock import Clock
 from services.dialects import Answer, Inbound, Intake, Lookup, Push, Reply
@@ -30,7 +30,6 @@ from services.settings import Settings
 
 _IDEMPOTENCY_KEY_MAX = 255
 _UNDECIDED_SECONDS = 0.05
-Out = tuple[Topic, int, Envelope]
 ACK_LEVEL = "X-Ack-Level"
 """Header of an accepted push: "logged" (it is on the log) or "decided" (and judged)."""
 
@@ -131,7 +130,7 @@ class Intaker:
                 self._desk.forget(request_id, waits)
         return _in_order(parts, receipts) if receipts else ()
 
-    async def _append(self, out: Sequence[Out], changes: Sequence[Change]) -> Sequence[int]:
+    async def _append(self, out: Sequence[Outgoing], changes: Sequence[Change]) -> Sequence[int]:
         """Append; the catalogue hears of changes that may not be on the log."""
         try:
             async with asyncio.timeout(self._settings.append_wait_ms / 1000):
@@ -177,7 +176,7 @@ class Intaker:
         return digest.digest(), True
 
 
-def _changes(intake: Intake) -> list[Out]:
+def _changes(intake: Intake) -> list[Outgoing]:
     return [(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key)) for change in intake.changes]
 
 

@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Protocol
 
 from schemas.blocks import Block
 from schemas.envelope import Logged
@@ -39,18 +38,10 @@ _CATALOGUE_SECONDS = 5
 _logger = logging.getLogger(__name__)
 
 
-class Catalogue(Lookup, Protocol):
-    """A lookup that follows the catalogue."""
-
-    async def caught_up(self, offset: int) -> None:
-        """Wait until the change at `offset` is in."""
-        ...
-
-
 class Rendering:
     """Blocks to changes, once the catalogue knows the points that they name."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Lookup) -> None:
         self._catalogue = catalogue
         self._given_up = -1
 

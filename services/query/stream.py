@@ -27,7 +27,7 @@ from schemas.points import LANE_SHIFT, lane_of
 from schemas.topics import SAMPLES_ACCEPTED
 from services import metrics
 from services.clock import Clock
-from services.dialects import Follow, Inbound
+from services.dialects import Follow, Inbound, Lookup
 from services.errors import Refused, Unavailable
 from services.eventlog import EventLog
 from services.query._changes import (
@@ -42,7 +42,7 @@ from services.query._changes import (
     position_of,
 )
 from services.query._reader import AWAY, EXPIRED, GONE, REVOKED, SLOW, STOPPED, Ending, Reader
-from services.query._replay import NO_SUCH, Catalogue, Rendering, passed_before, replay
+from services.query._replay import NO_SUCH, Rendering, passed_before, replay
 from services.query._ring import Ring, cut
 from services.query._wire import NOT_TAKEN, Wire
 from services.query.live import LiveView
@@ -93,7 +93,7 @@ class Hub:
         self,
         live: LiveView,
         log: EventLog,
-        catalogue: Catalogue,
+        catalogue: Lookup,
         *,
         clock: Clock,
         settings: Settings,

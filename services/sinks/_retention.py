@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from schemas.blocks import Block
@@ -24,7 +23,7 @@ from schemas.catalogue import Point
 from schemas.envelope import Change, Logged
 from schemas.points import PointPolicy
 from services.catalogue import View
-from services.clock import Clock
+from services.clock import Clock, pause
 from services.errors import Malformed, Unavailable
 from services.metrics import RETENTION_OPEN, RETENTION_ROWS, RETENTION_SERIES
 from services.sinks._contract import Write
@@ -76,7 +75,7 @@ class Retention:
                     failures += 1
                     logger.warning("retention goes on in %d ms: %s", pause_ms, error)
                 RETENTION_SERIES.set(len(self._due))
-                await _pause(stop, pause_ms)
+                await pause(stop, pause_ms)
         finally:
             unsubscribe()
 
@@ -175,11 +174,5 @@ class Retention:
             RETENTION_OPEN.set(open_rewrites)
             if not open_rewrites:
                 return True
-            await _pause(stop, self._pace.tick_ms)
+            await pause(stop, self._pace.tick_ms)
         return False
-
-
-async def _pause(stop: asyncio.Event, pause_ms: float) -> None:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(pause_ms / 1000):
-            await stop.wait()
