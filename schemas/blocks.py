@@ -445,11 +445,14 @@ class Block:
 
 
 _CODES = {name: code for name, code, _ in _FIXED} | {"version": "Q"}
-_TEXT_KIND_CODES = pa.array([int(kind) for kind in _TEXT_KINDS], pa.uint8())
 
 
 def _arrow(column: array[int], kind: Any) -> Any:
     return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(column)])
+
+
+# Not by `pa.array`: that imports pandas, a fifth of a command's time.
+_TEXT_KIND_CODES = _arrow(array("B", _TEXT_KINDS), pa.uint8())
 
 
 def _array(column: Any, code: str, kind: Any) -> array[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -47,3 +48,9 @@ def test_migrate_does_not_wait(away: dict[str, str]) -> None:
     done = run([*LINESHAFT, "migrate"], env=away, check=False, seconds=30)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("lineshaft: Kafka at 127.0.0.1:")
+
+
+def test_a_command_does_not_pay_for_what_it_does_not_use() -> None:
+    code = "import sys, services.cli; print(*{'pandas', 'chdb', 'faust'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
