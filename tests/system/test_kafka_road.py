@@ -44,7 +44,7 @@ def test_judges_that_come_and_go_lose_and_double_nothing(plant: Cluster) -> None
     chosen = seed()
     chance = random.Random(chosen)
     judges = [name for name in plant.names if name.startswith("agents")]
-    with Load(plant, seed=chosen, pause_seconds=0.003) as load:
+    with Load(plant, seed=chosen, pause_seconds=0.01) as load:
         for round_ in range(rounds(3)):
             judge = chance.choice(judges)
             if round_ % 3 == 2:
@@ -65,8 +65,8 @@ def test_judges_that_come_and_go_lose_and_double_nothing(plant: Cluster) -> None
 def test_kills_in_turn_and_at_once_lose_and_double_nothing(plant: Cluster) -> None:
     chosen = seed()
     chance = random.Random(chosen)
-    with Load(plant, seed=chosen, pause_seconds=0.003) as load:
-        for _ in range(rounds(2)):
+    with Load(plant, seed=chosen, pause_seconds=0.01) as load:
+        for _ in range(rounds(1)):
             let_pass(chance.uniform(1, 3))
             victims = [*plant.names, BROKER, FRONT]
             chance.shuffle(victims)
