@@ -24,7 +24,7 @@ from tests.bench.road import say
 from tests.support.plant import Plant
 from tests.support.processes import ROOT, Process, free_port, wait_for
 
-CONNECTIONS, SECONDS, ROUNDS = 8, 4, 3
+CONNECTIONS, SECONDS, ROUNDS = 16, 4, 3
 PACKAGE = "victoria-metrics"
 
 
