@@ -18,6 +18,8 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client, OAuth2Client
 from authlib.integrations.requests_client import OAuth2Session
 from jwt import PyJWKClient
 
+from services.catalogue import remote
+from services.runtime import CONTROL_SOCKET
 from tests.flow.test_manage import command
 from tests.support.plant import Client, Http, Plant, moment, running
 from tests.support.processes import wait_for
@@ -61,17 +63,19 @@ def api(plant: Plant) -> Api:
 @pytest.fixture
 def own_client(plant: Plant) -> dict[str, Any]:
     """The facts of the plant with a machine user that nobody else has."""
-    made, secret = command(
-        plant, "keys", "add", "demo", "own", "--use", "client", "--scopes", "ingest", "read"
-    )
+    made, secret = act(plant, "add_key", tenant="demo", use="client", name="own")
     own = plant.facts["building_x"] | {"client_id": made["id"], "client_secret": secret}
     return plant.facts | {"building_x": own}
 
 
+def act(plant: Plant, action: str, **arguments: Any) -> Any:
+    """What the command has the running process do, without a process for the command."""
+    return remote.ask(plant.data_dir / CONTROL_SOCKET, action, arguments)
+
+
 def rotate(plant: Plant, overlap_seconds: int) -> str:
     """The id of the next signing key."""
-    words = ("signing-keys", "rotate", "--overlap-seconds", str(overlap_seconds))
-    return str(command(plant, *words)["id"])
+    return str(act(plant, "rotate_signing_key", overlap_seconds=overlap_seconds)["id"])
 
 
 def kid_of(token: str) -> str:
@@ -226,7 +230,7 @@ def test_an_ended_key_ends_its_tokens_and_no_others(plant: Plant) -> None:
     old, new = Client(plant.facts), Client(plant.facts)
     kid = kid_of(old.token())
     assert "rotate first" in command(plant, "signing-keys", "end", kid, code=1)
-    made = rotate(plant, 0)
+    made = command(plant, "signing-keys", "rotate", "--overlap-seconds", "0")["id"]
     assert kid_of(new.token()) == made
 
     command(plant, "signing-keys", "end", kid)
@@ -248,7 +252,7 @@ def test_a_revoked_machine_user_is_out_at_once_and_gets_no_token(
     assert client.post([(moment(next(_times)), "1.5")])[0] == 204
     before = failures(plant)
 
-    command(plant, "keys", "revoke", own_client["building_x"]["client_id"])
+    act(plant, "revoke_key", id=own_client["building_x"]["client_id"])
 
     assert client.post([(moment(next(_times)), "1.5")])[0] == 401
     with pytest.raises(AssertionError, match="401"):
@@ -261,12 +265,12 @@ def test_a_secret_that_is_rotated_keeps_its_tokens_for_the_overlap(
 ) -> None:
     client, own = Client(own_client), own_client["building_x"]
     assert client.post([(moment(next(_times)), "1.5")])[0] == 204
-    secret = command(plant, "keys", "rotate", own["client_id"], "--overlap-seconds", "600")
+    secret = act(plant, "rotate_key", id=own["client_id"], overlap_seconds=600)
     assert client.post([(moment(next(_times)), "1.5")])[0] == 204
     again = Client(own_client | {"building_x": own | {"client_secret": secret}})
     assert again.post([(moment(next(_times)), "1.5")])[0] == 204
 
-    last = command(plant, "keys", "rotate", own["client_id"], "--overlap-seconds", "0")
+    last = act(plant, "rotate_key", id=own["client_id"])
 
     for ended in (client, again):
         assert ended.post([(moment(next(_times)), "1.5")])[0] == 401
@@ -275,12 +279,10 @@ def test_a_secret_that_is_rotated_keeps_its_tokens_for_the_overlap(
 
 
 def test_a_token_opens_no_other_tenants_partition(plant: Plant, own_client: dict[str, Any]) -> None:
-    other = command(plant, "tenants", "add", "neighbour", "Neighbour")
-    _, secret = made = command(
-        plant, "keys", "add", "neighbour", "x", "--use", "client", "--scopes", "ingest", "read"
-    )
+    other = act(plant, "add_tenant", id="neighbour", name="Neighbour")
+    made, secret = act(plant, "add_key", tenant="neighbour", use="client", name="x")
     own = own_client["building_x"]
-    theirs = own | {"client_id": made[0]["id"], "client_secret": secret}
+    theirs = own | {"client_id": made["id"], "client_secret": secret}
     stranger = Client(own_client | {"building_x": theirs})
     assert stranger.post([(moment(next(_times)), "1.5")])[0] == 403
     there = Client(own_client | {"building_x": own | {"partition_id": other["uuid"]}})
