@@ -357,3 +357,17 @@ def test_an_ended_key_takes_its_tokens_with_it_at_once(world: World) -> None:
     world.delete("revocation", Revocation.signing_key_id(FIRST))
     world.put(SigningKey(FIRST))
     assert published(world) == ["second"]
+
+
+def test_tokens_of_strangers_leave_nothing_behind(world: World) -> None:
+    claims = claims_of(world.access_token())
+    stranger = ec.generate_private_key(ec.SECP256R1())
+    held = world.auth._tokens._private.cache_info().currsize
+
+    for number in range(1_000):
+        headers = {"typ": "at+jwt", "kid": FIRST if number % 100 == 0 else f"kid {number}"}
+        forged = jwt.encode(claims | {"jti": str(number)}, stranger, "ES256", headers)
+        refused(lambda forged=forged: world.client(forged))  # type: ignore[misc]
+
+    assert world.auth._tokens._private.cache_info().currsize == held, "no key is made for them"
+    assert not world.auth._tokens._verified, "and none is remembered"
