@@ -136,7 +136,8 @@ class Key(Thing):
 @dataclass(frozen=True, slots=True)
 class Revocation(Thing):
     """The end of the key with this id, for good: a record of its own, so that no edit of the key
-    can undo it. `token_id` names the one that ends a single token of a user.
+    can undo it. `token_id` names the one that ends a single token of a user, `signing_key_id` the
+    one that ends a signing key.
     """
 
     KIND: ClassVar[str] = "revocation"
@@ -145,6 +146,28 @@ class Revocation(Thing):
     def token_id(token: str) -> str:
         """The id for a token; no key's id has a colon."""
         return f"token:{token}"
+
+    @staticmethod
+    def signing_key_id(key: str) -> str:
+        """The id for a signing key."""
+        return f"signing_key:{key}"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey(Thing):
+    """What access tokens of machine clients are signed with. Nothing secret is in it: the private
+    key is made of the id (the `kid` of tokens) and the installation's secret.
+    """
+
+    KIND: ClassVar[str] = "signing_key"
+
+    created_ms: int = 0
+    signs_ms: int = 0
+    """The moment in UTC ms from which it signs, until that of another one has come."""
+
+
+FIRST_SIGNING_KEY = SigningKey("first")
+"""The one that every installation has from the beginning, without a record of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,5 +302,16 @@ class Trigger(Thing):
 
 THINGS: dict[str, type[Thing]] = {
     cls.KIND: cls
-    for cls in (Tenant, Key, Revocation, User, Device, Point, Equipment, Binding, Trigger)
+    for cls in (
+        Tenant,
+        Key,
+        Revocation,
+        SigningKey,
+        User,
+        Device,
+        Point,
+        Equipment,
+        Binding,
+        Trigger,
+    )
 }

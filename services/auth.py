@@ -6,8 +6,7 @@ were given out for them: a token names the secret it was given for, and both are
 time; so is whether a user ended the token itself (log out). Unknown, expired and revoked are
 answered alike.
 
-Tokens are JWTs (RFC 7519, RFC 8725): HS256 only, a key for each purpose, iss, aud, typ, iat and exp
-checked.
+What a token is, and whether one is ours, is for `services.tokens`.
 """
 
 from __future__ import annotations
@@ -17,14 +16,11 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 from uuid import uuid4
-
-import jwt
 
 from schemas.catalogue import ADMIN, Key, Tenant, User
 from services import metrics
@@ -34,55 +30,20 @@ from services.dialects import Auth as Way
 from services.dialects import Principal
 from services.errors import Forbidden, Unauthorized, Unavailable
 from services.settings import BadSetting, Settings
+from services.tokens import LEEWAY_SECONDS, REFRESH, REFUSED, TOKEN_LENGTH_MAX, USER, Said, Tokens
 
-ISSUER = "lineshaft"
-LEEWAY_SECONDS = 60
-"""Between the clocks of the processes of an installation."""
 SECRET_FILE = "secret"
 NO_CUSTOMER = "13814000-1dd2-11b2-8080-808080808080"
 """ThingsBoard's id of no customer."""
 
 _SECRET_LENGTH_MIN = 32
-_TOKEN_LENGTH_MAX = 4096
-_VERIFIED_MAX = 10_000
 _LOGINS_MAX = 2
 _LOGIN_WAIT_SECONDS = 5
-_REFUSED = "the credential is not valid"
 
 Choose = Callable[[Sequence[Tenant]], Tenant]
 
-
-@dataclass(frozen=True, slots=True)
-class _Purpose:
-    """A kind of token; `aud` and `typ` keep one from passing for another, and so does its key."""
-
-    name: str
-    typ: str
-
-    @property
-    def aud(self) -> str:
-        return f"{ISSUER}:{self.name}"
-
-
-_CLIENT = _Purpose("client", "at+jwt")
-_USER = _Purpose("user", "at+jwt")
-_REFRESH = _Purpose("refresh", "rt+jwt")
-
 for _way in set(Way) - {Way.NONE}:
     metrics.AUTH_FAILURES.labels(_way.value)
-
-
-@dataclass(frozen=True, slots=True)
-class _Verified:
-    """What a token says, its signature checked. `secret` is the mark of the secret or password that
-    it was given for; `id` is there in the tokens of users, which can be ended one by one.
-    """
-
-    subject: str
-    secret: str
-    tenant: str
-    exp: int
-    id: str
 
 
 class Auth:
@@ -96,10 +57,7 @@ class Auth:
         self._view, self._clock, self._settings = view, clock, settings
         self._pepper = pepper(secret)
         self._mark = derive(secret, "marks")
-        self._keys = {
-            purpose: derive(secret, f"jwt {purpose.name}") for purpose in (_CLIENT, _USER, _REFRESH)
-        }
-        self._verified: dict[tuple[_Purpose, str], _Verified] = {}
+        self._tokens = Tokens(view, clock, secret)
         self._logins = BoundedSemaphore(_LOGINS_MAX)
         # What a password is compared with where there is no user: that takes as long.
         self._nobody = password_hash(secrets.token_urlsafe())
@@ -114,8 +72,10 @@ class Auth:
         query: Mapping[str, str],
         *,
         scope: str,
+        audience: str = "",
     ) -> Principal | None:
         """Who sent a request; None where the door asks for nobody. `headers` have lower-case names.
+        `audience` is what an access token of a machine client must be for.
 
         Raises Unauthorized, and Forbidden where the credential lacks `scope` (empty: none needed).
         """
@@ -125,7 +85,7 @@ class Auth:
             if auth is Way.DEVICE_TOKEN:
                 principal = self.device(path.get("token", ""))
             elif auth is Way.BEARER:
-                principal = self.machine(_bearer(headers.get("authorization", "")))
+                principal = self.machine(_bearer(headers.get("authorization", "")), audience)
             elif auth is Way.ACCESS_TOKEN:
                 principal = self.anyone(_access_token(headers, query))
             else:
@@ -143,12 +103,15 @@ class Auth:
         """The device with this token. Raises Unauthorized."""
         principal = self._holder(token, "device")
         if self._view.device(principal.tenant, principal.device) is None:
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         return principal
 
-    def machine(self, credential: str) -> Principal:
-        """The machine client with this access token or API key. Raises Unauthorized."""
-        return self.client(credential) if credential.count(".") == 2 else self.api(credential)
+    def machine(self, credential: str, audience: str) -> Principal:
+        """The machine client with this access token for `audience`, or who has this API key. Raises
+        Unauthorized.
+        """
+        by_token = credential.count(".") == 2
+        return self.client(credential, audience) if by_token else self.api(credential)
 
     def anyone(self, credential: str) -> Principal:
         """The user with this token, or who has this API key. Raises Unauthorized."""
@@ -159,36 +122,49 @@ class Auth:
         """Who has this API key. Raises Unauthorized."""
         return self._holder(secret, "api")
 
-    def client(self, access_token: str) -> Principal:
-        """The machine client that was given this access token. Raises Unauthorized."""
-        token = self._verify(_CLIENT, access_token)
-        key = self._valid(self._view.key(token.subject), "client")
-        for hashed, until_ms in self._good_secrets(key):
-            if hmac.compare_digest(self._mark_of(hashed), token.secret):
-                return _machine(key, until_ms)
-        raise Unauthorized(_REFUSED)
+    def client(self, access_token: str, audience: str) -> Principal:
+        """The machine client that was given this access token for `audience`. Raises
+        Unauthorized.
+        """
+        said = self._tokens.of_machine(access_token, audience)
+        key = self._valid(self._view.key(said.subject), "client")
+        if said.tenant == self._uuid_of(key):
+            for hashed, until_ms in self._good_secrets(key):
+                if hmac.compare_digest(self._mark_of(hashed), said.secret):
+                    return _machine(key, until_ms)
+        raise Unauthorized(REFUSED)
 
     def user_principal(self, token: str) -> Principal:
         """The user, in the tenant that the token is for. Raises Unauthorized."""
-        verified = self._verify(_USER, token)
-        if not verified.id or self._view.revoked(verified.id):
-            raise Unauthorized(_REFUSED)
-        user, tenant = self._user_of(verified)
-        ends_ms = (verified.exp + LEEWAY_SECONDS) * 1000
+        said = self._tokens.of_user(token, USER)
+        if not said.id or self._view.revoked(said.id):
+            raise Unauthorized(REFUSED)
+        user, tenant = self._user_of(said)
+        ends_ms = (said.exp + LEEWAY_SECONDS) * 1000
         scopes = frozenset(user.tenants[tenant.id])
-        return Principal(tenant.id, user.id, scopes, expires_ms=ends_ms, token=verified.id)
+        return Principal(tenant.id, user.id, scopes, expires_ms=ends_ms, token=said.id)
 
     # -- log-in ------------------------------------------------------------------------------------
 
-    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
-        """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
+    def client_token(self, client_id: str, client_secret: str, audience: str) -> tuple[str, int]:
+        """(access token for `audience`, seconds it is good for) of a machine client. Raises
+        Unauthorized.
+        """
         hashed = self._digest(client_secret)
         key = self._valid(self._view.key(client_id), "client")
         for known, until_ms in self._good_secrets(key):
             if hmac.compare_digest(known, hashed):
-                ends_ms = [until_ms, key.expires_ms]
-                return self._client_token(key, hashed, ends_ms)
-        raise Unauthorized(_REFUSED)
+                seconds = self._seconds_left(until_ms, key.expires_ms)
+                tenant, mark = self._uuid_of(key), self._mark_of(hashed)
+                token = self._tokens.for_machine(
+                    audience, seconds, client=key.id, tenant=tenant, secret=mark
+                )
+                return token, seconds
+        raise Unauthorized(REFUSED)
+
+    def key_set(self) -> dict[str, Any]:
+        """The public keys of access tokens of machine clients: a JWK Set (RFC 7517)."""
+        return self._tokens.key_set()
 
     def memberships(self, username: str, password: str) -> Sequence[Tenant]:
         """The tenants a user may enter. Raises Unauthorized, and Unavailable where too many log in
@@ -203,7 +179,7 @@ class Auth:
         user = self._log_in(username, password)
         entered = self._view.tenant(tenant)
         if entered is None or tenant not in user.tenants:
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         return self._pair(user, entered)
 
     def log_in(
@@ -216,7 +192,7 @@ class Auth:
         user = self._log_in(username, password)
         tenants = self._entered(user)
         if not tenants:
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         tenant = choose(tenants)
         longest = self._settings.user_token_seconds
         life = longest if seconds is None else min(seconds, longest)
@@ -224,7 +200,7 @@ class Auth:
 
     def refresh(self, refresh_token: str) -> tuple[str, str]:
         """A new pair for a refresh token. Raises Unauthorized."""
-        return self._pair(*self._user_of(self._verify(_REFRESH, refresh_token)))
+        return self._pair(*self._user_of(self._tokens.of_user(refresh_token, REFRESH)))
 
     def user(self, username: str) -> User | None:
         """The user."""
@@ -239,7 +215,7 @@ class Auth:
         for known, until_ms in self._good_secrets(key):
             if hmac.compare_digest(known, hashed):
                 return _machine(key, until_ms)
-        raise Unauthorized(_REFUSED)
+        raise Unauthorized(REFUSED)
 
     def _valid(self, key: Key | None, use: str) -> Key:
         if (
@@ -250,7 +226,7 @@ class Auth:
             or self._view.tenant(key.tenant) is None
             or (key.device and self._view.device(key.tenant, key.device) is None)
         ):
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         return key
 
     def _good_secrets(self, key: Key) -> list[tuple[str, int]]:
@@ -258,8 +234,8 @@ class Auth:
         return [pair for pair in key.secrets if not 0 < pair[1] <= now_ms]
 
     def _digest(self, secret: str) -> str:
-        if len(secret) > _TOKEN_LENGTH_MAX:
-            raise Unauthorized(_REFUSED)
+        if len(secret) > TOKEN_LENGTH_MAX:
+            raise Unauthorized(REFUSED)
         return digest(self._pepper, secret)
 
     def _mark_of(self, stored: str) -> str:
@@ -270,8 +246,8 @@ class Auth:
         user = self._view.user(username)
         known = user is not None and not user.disabled
         stored = user.password if user is not None and known else self._nobody
-        if len(password) > _TOKEN_LENGTH_MAX:
-            raise Unauthorized(_REFUSED)
+        if len(password) > TOKEN_LENGTH_MAX:
+            raise Unauthorized(REFUSED)
         if not self._logins.acquire(timeout=_LOGIN_WAIT_SECONDS):
             raise Unavailable("too many log-ins at a time")
         try:
@@ -279,18 +255,23 @@ class Auth:
         finally:
             self._logins.release()
         if user is None or not known or not matches:
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         return user
 
     # -- tokens ------------------------------------------------------------------------------------
 
-    def _client_token(self, key: Key, hashed: str, ends_ms: Sequence[int]) -> tuple[str, int]:
-        """A token that does not outlive the key or the secret it was given for."""
+    def _seconds_left(self, *ends_ms: int) -> int:
+        """How long a token is good: it does not outlive the key or the secret it was given for (0:
+        no end).
+        """
         now_ms = self._clock.now_ms()
         left = [(end_ms - now_ms) // 1000 for end_ms in ends_ms if end_ms]
-        seconds = max(1, min([self._settings.token_seconds, *left]))
-        claims = {"sub": key.id, "secret": self._mark_of(hashed)}
-        return self._sign(_CLIENT, claims, seconds), seconds
+        return max(1, min([self._settings.token_seconds, *left]))
+
+    def _uuid_of(self, key: Key) -> str:
+        """The tenant of a valid key, as vendors' APIs show it."""
+        tenant = self._view.tenant(key.tenant)
+        return "" if tenant is None else tenant.uuid
 
     def _entered(self, user: User) -> list[Tenant]:
         """The tenants that a user may enter."""
@@ -303,7 +284,7 @@ class Auth:
         settings = self._settings
         return (
             self._user_token(user, tenant, settings.user_token_seconds),
-            self._sign(_REFRESH, claims, settings.user_refresh_seconds),
+            self._tokens.for_user(REFRESH, claims, settings.user_refresh_seconds),
         )
 
     def _named(self, user: User, tenant: Tenant) -> dict[str, Any]:
@@ -322,60 +303,9 @@ class Auth:
             "isPublic": False,
         }
         named = self._named(user, tenant) | {"jti": uuid4().hex}
-        return self._sign(_USER, named | shown, seconds)
+        return self._tokens.for_user(USER, named | shown, seconds)
 
-    def _sign(self, purpose: _Purpose, claims: dict[str, Any], seconds: int) -> str:
-        now_s = self._clock.now_ms() // 1000
-        whole = {"iss": ISSUER, "aud": purpose.aud, "iat": now_s, "exp": now_s + seconds}
-        headers = {"typ": purpose.typ}
-        return jwt.encode(claims | whole, self._keys[purpose], algorithm="HS256", headers=headers)
-
-    def _verify(self, purpose: _Purpose, token: str) -> _Verified:
-        """What a token of ours says that is not past its end. Raises Unauthorized.
-
-        Signatures that were checked are remembered: a hot door pays a look into a dict.
-        """
-        found = self._verified.get((purpose, token))
-        if found is None:
-            found = self._read(purpose, token)
-            if len(self._verified) >= _VERIFIED_MAX:
-                with suppress(StopIteration, RuntimeError, KeyError):
-                    del self._verified[next(iter(self._verified))]
-            self._verified[purpose, token] = found
-        if found.exp + LEEWAY_SECONDS <= self._clock.now_ms() // 1000:
-            self._verified.pop((purpose, token), None)
-            raise Unauthorized(_REFUSED)
-        return found
-
-    def _read(self, purpose: _Purpose, token: str) -> _Verified:
-        if len(token) > _TOKEN_LENGTH_MAX:
-            raise Unauthorized(_REFUSED)
-        try:
-            # The library would ask the wall clock: times are compared with our own.
-            decoded = jwt.decode_complete(
-                token,
-                self._keys[purpose],
-                algorithms=["HS256"],
-                audience=purpose.aud,
-                issuer=ISSUER,
-                options={
-                    "require": ["iss", "aud", "iat", "exp", "sub", "secret"],
-                    "strict_aud": True,
-                    "verify_exp": False,
-                    "verify_iat": False,
-                    "verify_nbf": False,
-                },
-            )
-        except (jwt.PyJWTError, ValueError):
-            raise Unauthorized(_REFUSED) from None
-        claims = decoded["payload"]
-        latest_s = self._clock.now_ms() // 1000 + LEEWAY_SECONDS
-        if decoded["header"].get("typ") != purpose.typ or claims["iat"] > latest_s:
-            raise Unauthorized(_REFUSED)
-        names = (claims.get("tenant", ""), claims["exp"], claims.get("jti", ""))
-        return _Verified(claims["sub"], claims["secret"], *names)
-
-    def _user_of(self, token: _Verified) -> tuple[User, Tenant]:
+    def _user_of(self, token: Said) -> tuple[User, Tenant]:
         """The user and the tenant of a token, as they are now."""
         user, tenant = self._view.user(token.subject), self._view.tenant(token.tenant)
         if (
@@ -385,7 +315,7 @@ class Auth:
             or token.tenant not in user.tenants
             or not hmac.compare_digest(self._mark_of(user.password), token.secret)
         ):
-            raise Unauthorized(_REFUSED)
+            raise Unauthorized(REFUSED)
         return user, tenant
 
 
@@ -399,7 +329,7 @@ def _bearer(header: str) -> str:
     """The credential behind the scheme, in any case of letters. Raises Unauthorized."""
     scheme, _, credential = header.partition(" ")
     if scheme.lower() != "bearer" or not credential:
-        raise Unauthorized(_REFUSED)
+        raise Unauthorized(REFUSED)
     return credential.strip()
 
 

@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from services import metrics
 from services.auth import Auth as Authority
 from services.clock import Clock
-from services.dialects import Call, Follow, Inbound, Push, Read, Reply
+from services.dialects import Call, Dialect, Follow, Inbound, Push, Read, Reply
 from services.errors import Broken, Malformed, PipelineError, Unavailable
 from services.settings import Settings
 
@@ -40,8 +40,16 @@ class Turnstile:
     out.
     """
 
-    def __init__(self, *, authority: Authority, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self,
+        *,
+        authority: Authority,
+        clock: Clock,
+        settings: Settings,
+        dialects: Iterable[Dialect] = (),
+    ) -> None:
         self.authority, self.clock, self.settings = authority, clock, settings
+        self._audiences = {dialect.name: dialect.audience for dialect in dialects}
         self._in_flight = 0
 
     async def reply(
@@ -59,14 +67,15 @@ class Turnstile:
         `path` holds the parameters of its path. Without `read_body` a body that comes is not read.
         """
         labels = (dialect, f"{door.method} {door.paths[0]}")
-        received_ms = self.clock.now_ms()
+        received_ms, audience = self.clock.now_ms(), self._audiences.get(dialect, "")
         self._in_flight += 1
         metrics.HTTP_IN_FLIGHT.inc()
         with metrics.HTTP_SECONDS.labels(*labels).time():
             try:
                 if self._in_flight > self.settings.requests_in_flight_max:
                     raise Unavailable("too many requests are under way", retry_after_ms=3_000)
-                reply = await serve(await self._inbound(door, scope, path, received_ms, read_body))
+                inbound = await self._inbound(door, scope, path, received_ms, read_body, audience)
+                reply = await serve(inbound)
             except PipelineError as error:
                 reply = door.refused(error, received_ms)
             except Exception:
@@ -85,13 +94,16 @@ class Turnstile:
         path: Mapping[str, str],
         received_ms: int,
         read_body: ReadBody | None,
+        audience: str,
     ) -> Inbound:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
         query = _query(scope)
-        principal = self.authority.principal_of(door.auth, headers, path, query, scope=door.scope)
+        principal = self.authority.principal_of(
+            door.auth, headers, path, query, scope=door.scope, audience=audience
+        )
         body = await read_body(headers) if read_body else b""
         return Inbound(body, received_ms, principal, path, query, headers)
 

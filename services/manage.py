@@ -21,7 +21,7 @@ from schemas.points import WHENS
 from schemas.samples import Kind
 from schemas.topics import TOPICS
 from services.auth import installation_secret
-from services.catalogue import Caller, Control, View, api_server_id, remote
+from services.catalogue import OVERLAP_SECONDS, Caller, Control, View, api_server_id, remote
 from services.clock import SystemClock
 from services.errors import Unavailable
 from services.eventlog import open_eventlog
@@ -41,6 +41,9 @@ def add_commands(commands: Any) -> None:
     _bindings(_group(commands, "bindings", "Which point feeds which equipment."))
     _triggers(_group(commands, "triggers", "Webhooks that are called when a rule holds."))
     _keys(_group(commands, "keys", "Credentials of machines: device tokens, clients, API keys."))
+    _signing_keys(
+        _group(commands, "signing-keys", "What access tokens of clients are signed with.")
+    )
     _users(_group(commands, "users", "People who log in."))
 
 
@@ -277,6 +280,18 @@ def _keys(group: Any) -> None:
     revoke.add_argument("id")
     shown = _action(group, "list", "list", "Show the credentials, without secrets.", kind="key")
     shown.add_argument("--tenant")
+
+
+def _signing_keys(group: Any) -> None:
+    rotate = _action(group, "rotate", "rotate_signing_key", "Make the next key.")
+    rotate.add_argument(
+        "--overlap-seconds",
+        type=int,
+        help=f"how long it is published before it signs (default {OVERLAP_SECONDS})",
+    )
+    end = _action(group, "end", "end_signing_key", "Refuse a key and its tokens from now on.")
+    end.add_argument("id")
+    _action(group, "list", "list", "Show them in the order of their turns.", kind="signing_key")
 
 
 def _users(group: Any) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 from services.errors import Broken
 
 PREFIX = "LINESHAFT_"
+TOKEN_SECONDS_MAX = 604_800
+"""No access token of a machine client lasts longer."""
 _CONFIG = "LINESHAFT_CONFIG"
 
 
@@ -97,7 +99,13 @@ class Settings:
         high=65535,
     )
     token_seconds: int = _setting(
-        86_400, "Life of access tokens of machine clients.", low=60, high=604_800
+        86_400, "Life of access tokens of machine clients.", low=60, high=TOKEN_SECONDS_MAX
+    )
+    token_failures_per_minute: int = _setting(
+        600,
+        "Refused requests for access tokens per minute of the process; beyond them 429.",
+        low=1,
+        high=1_000_000,
     )
     user_token_seconds: int = _setting(9_000, "Life of the tokens of users.", low=60, high=604_800)
     user_refresh_seconds: int = _setting(

@@ -10,11 +10,13 @@ from services.catalogue._secrets import (
     pepper,
     webhook_secret,
 )
+from services.catalogue._signing import OVERLAP_SECONDS, signing, verifying
 from services.catalogue.audit import Caller
 from services.catalogue.control import Control
 from services.catalogue.view import View, api_server_id, first, new_point, series_id
 
 __all__ = [
+    "OVERLAP_SECONDS",
     "Caller",
     "Control",
     "View",
@@ -27,5 +29,7 @@ __all__ = [
     "password_matches",
     "pepper",
     "series_id",
+    "signing",
+    "verifying",
     "webhook_secret",
 ]

@@ -15,6 +15,7 @@ from services.catalogue._changes import Changes
 from services.catalogue._credentials import Credentials
 from services.catalogue._people import People
 from services.catalogue._places import Places
+from services.catalogue._signing import Signing
 from services.catalogue._ties import Ties
 from services.catalogue.audit import PROCESS, Caller, Journal, audited
 from services.catalogue.view import View
@@ -26,7 +27,7 @@ COMMIT_SECONDS = 10
 
 
 @audited
-class Control(Places, Credentials, People, Ties):
+class Control(Places, Credentials, Signing, People, Ties):
     """Every public coroutine is an action. They raise Refused with what is wrong in words, and
     Unavailable where the outcome is unknown.
     """

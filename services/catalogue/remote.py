@@ -47,6 +47,8 @@ def listing(view: View, kind: str, tenant: str = "") -> list[dict[str, Any]]:
     """What is configured of one kind (the things' own names of themselves), without secrets; the
     API servers are devices that are listed apart, too.
     """
+    if kind == "signing_key":
+        return [plain(key) for key in view.signing_keys()]
     if kind in ("tenant", "user"):
         return [plain(each) for each in (view.tenants() if kind == "tenant" else view.users())]
     tenants = [tenant] if tenant else [each.id for each in view.tenants()]

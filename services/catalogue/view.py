@@ -20,6 +20,7 @@ import xxhash
 
 from schemas.catalogue import (
     API_SERVER,
+    FIRST_SIGNING_KEY,
     THINGS,
     Binding,
     Device,
@@ -27,6 +28,7 @@ from schemas.catalogue import (
     Key,
     Point,
     Revocation,
+    SigningKey,
     Tenant,
     Thing,
     Trigger,
@@ -510,6 +512,17 @@ class View:
     def revoked(self, token: str) -> bool:
         """Whether the token of a user with this id was ended."""
         return self._get(Revocation, Revocation.token_id(token)) is not None
+
+    def signing_keys(self) -> Sequence[SigningKey]:
+        """What access tokens are or were signed with, the first one too, in the order of their
+        turns; without those that were ended.
+        """
+        keys = sorted(
+            (FIRST_SIGNING_KEY, *self._all(SigningKey)),
+            key=lambda key: (key.signs_ms, key.created_ms, key.id),
+        )
+        ended = self._things[Revocation.KIND]
+        return [key for key in keys if Revocation.signing_key_id(key.id) not in ended]
 
     def user(self, name: str) -> User | None:
         """The user with this name."""

@@ -219,7 +219,9 @@ class Auth(Enum):
 
     NONE = "none"
     BEARER = "bearer"
-    """`Authorization: Bearer` with a token of ours for a machine client."""
+    """`Authorization: Bearer` with a token of ours for a machine client and the dialect's
+    `audience`, or with an API key.
+    """
     X_AUTHORIZATION = "x-authorization"
     """`X-Authorization: Bearer` with a token of ours for a user."""
     ACCESS_TOKEN = "access-token"
@@ -383,8 +385,14 @@ class Actions(Protocol):
     Refused.
     """
 
-    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
-        """(access token, seconds it is good for) for a machine client. Raises Unauthorized."""
+    def client_token(self, client_id: str, client_secret: str, audience: str) -> tuple[str, int]:
+        """(access token for `audience`, seconds it is good for) of a machine client. Raises
+        Unauthorized, and OverQuota where too many have failed.
+        """
+        ...
+
+    def key_set(self) -> Mapping[str, Any]:
+        """The public keys of such tokens: a JWK Set (RFC 7517)."""
         ...
 
     def memberships(self, username: str, password: str) -> Sequence[Tenant]:
@@ -464,6 +472,8 @@ class Dialect:
     follows: Sequence[Follow] = ()
     calls: Sequence[Call] = ()
     prefixes: Sequence[str] = ()
+    audience: str = ""
+    """What the access tokens of machine clients must be for."""
     refused: Refusal | None = None
     warm: Callable[[], None] | None = None
     """What a process that opens these doors does first, so that no request pays for it."""

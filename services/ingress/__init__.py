@@ -41,8 +41,10 @@ class IngressService:
         following = group.create_task(desk.follow(), name="follow receipts")
         await until(desk.following.is_set, seconds=30)
         intaker = Intaker(log=log, view=view, desk=desk, clock=clock, settings=settings)
-        turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
-        actions = DoorActions(runtime.auth, runtime.control, view, clock)
+        turnstile = Turnstile(
+            authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
+        )
+        actions = DoorActions(runtime.auth, runtime.control, view, clock, settings)
         doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
         mqtt = MqttListener(
             log=log,

@@ -45,7 +45,9 @@ class QueryService:
         streaming = group.create_task(hub.run(), name="stream changes")
         ranges = Coalescer(runtime.store, rows_max=settings.range_rows_max)
         answer = Answer(live, ranges, runtime.view, settings=settings, clock=clock)
-        turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
+        turnstile = Turnstile(
+            authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
+        )
         runtime.checks["live view"] = lambda: None if live.ready() else "still reading the log"
 
         async def drain() -> None:

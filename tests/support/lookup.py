@@ -236,11 +236,15 @@ class ListedActions:
         self._view = a_view(*map(_placed, things))
         self._clock = ManualClock(now_ms)
 
-    def client_token(self, client_id: str, client_secret: str) -> tuple[str, int]:
+    def client_token(self, client_id: str, client_secret: str, audience: str) -> tuple[str, int]:
         """A token for the one client."""
         if (client_id, client_secret) != ("client", "secret"):
             raise Unauthorized("unknown client or wrong secret")
         return f"token of {client_id}", self.EXPIRES_S
+
+    def key_set(self) -> Mapping[str, Any]:
+        """One key."""
+        return {"keys": [{"kid": "first", "kty": "EC"}]}
 
     def memberships(self, username: str, password: str) -> Sequence[Tenant]:
         """The tenants of the one user."""

@@ -1,7 +1,8 @@
 """Samples of the vendors' published documents, taken from them at test time.
 
-`LINESHAFT_SPECS` names the folder that holds them. The documents have lost line breaks and
-indentation of code: `laid_out` restores those, and nothing else.
+`LINESHAFT_SPECS` names the folder that holds them. Some documents have lost line breaks and
+indentation of code: `laid_out` restores those, and nothing else. Others have lost whole lines:
+`restored` puts those back, and leaves what is there as it is.
 """
 
 from __future__ import annotations
@@ -41,3 +42,22 @@ def laid_out(flat: str, lines: Sequence[Line]) -> str:
     code = "".join(pieces) + flat[at:]
     assert re.sub(r"\s", "", code) == re.sub(r"\s", "", flat[flat.find(lines[0][1]) :])
     return code + "\n"
+
+
+KEPT = None
+"""Stands for the next line of a document."""
+
+
+def restored(lines: Sequence[str], whole: Sequence[str | None]) -> str:
+    """The code of which `lines` are left: each KEPT of `whole` is the next of them, to the letter,
+    and all else is what was lost between them.
+    """
+    left = iter(lines)
+    code = [next(left) if line is KEPT else line for line in whole]
+    assert not list(left), "the document has more lines than are used"
+    return "\n".join(code) + "\n"
+
+
+def commands(text: str, beginning: str) -> list[list[str]]:
+    """The lines of each command that begins so, up to the next empty line."""
+    return [part.split("\n") for part in text.split("\n\n") if part.strip().startswith(beginning)]

@@ -2,103 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import stat
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
 
-from schemas.catalogue import Device, Key, Revocation, Tenant, User
-from schemas.envelope import Change
-from services.auth import LEEWAY_SECONDS, SECRET_FILE, Auth, installation_secret
-from services.catalogue import View, derive, digest, password_hash, pepper
-from services.clock import ManualClock
+from schemas.catalogue import Key, Revocation, Tenant
+from services.auth import LEEWAY_SECONDS, SECRET_FILE, installation_secret
+from services.catalogue import derive, digest, pepper
 from services.dialects import Auth as Way
 from services.dialects import Principal
-from services.errors import Forbidden, Unauthorized
+from services.errors import Forbidden
 from services.settings import BadSetting, Settings
-from tests.support.catalogue import SECRET, a_view, put
-
-PASSWORD = "correct horse battery"
-SETTINGS = Settings(token_seconds=3_600, user_token_seconds=600, user_refresh_seconds=7_200)
-TOKEN, CLIENT_SECRET, API_KEY = "t" * 20, "c" * 43, "ls_k1_" + "a" * 43
-
-
-@cache
-def hashed(password: str) -> str:
-    """The password as the catalogue keeps it; made once for all tests."""
-    return password_hash(password)
-
-
-def a_key(id: str, use: str, secret: str, **members: Any) -> Key:
-    """A credential of tenant acme."""
-    secrets = ((digest(pepper(SECRET), secret), 0),)
-    return Key(id, **({"tenant": "acme", "use": use, "secrets": secrets} | members))
-
-
-class World:
-    """A catalogue with one credential of each kind, and the auth that looks at it."""
-
-    def __init__(self) -> None:
-        self.clock = ManualClock()
-        self.token_key = a_key("dev-key", "device", TOKEN, device="d1", scopes=("ingest",))
-        self.client_key = a_key("gw", "client", CLIENT_SECRET)
-        self.api_key = a_key("k1", "api", API_KEY, scopes=("read",))
-        self.anna = User(
-            "anna",
-            password=hashed(PASSWORD),
-            tenants={"acme": ("read", "admin"), "beta": ("read",)},
-            uuid="uuid of anna",
-        )
-        self.view: View = a_view(
-            Tenant("acme", name="Acme", uuid="uuid of acme"),
-            Tenant("beta", name="Beta", uuid="uuid of beta"),
-            Device("d1", tenant="acme"),
-            self.token_key,
-            self.client_key,
-            self.api_key,
-            self.anna,
-        )
-        self.auth = Auth(self.view, self.clock, SETTINGS, SECRET)
-
-    def put(self, thing: Any) -> None:
-        """Change the catalogue."""
-        put(self.view, thing)
-
-    def delete(self, kind: str, id: str) -> None:
-        """Delete from the catalogue."""
-        self.view.apply(Change(kind, id, None), self.view.revision + 1)
-
-    def access_token(self) -> str:
-        """A token for the machine client."""
-        return self.auth.client_token("gw", CLIENT_SECRET)[0]
+from tests.support.catalogue import SECRET
+from tests.support.credentials import (
+    API_KEY,
+    AUDIENCE,
+    CLIENT_SECRET,
+    PASSWORD,
+    SETTINGS,
+    TOKEN,
+    World,
+    claims_of,
+    hashed,
+    refused,
+)
 
 
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def refused(ask: Callable[[], object]) -> str:
-    """What is said to a credential that is not valid."""
-    with pytest.raises(Unauthorized) as error:
-        ask()
-    return error.value.message
-
-
-def claims_of(token: str) -> dict[str, Any]:
-    """The claims of a token, its signature unchecked."""
-    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
-    return claims
 
 
 # -- who it is -------------------------------------------------------------------------------------
@@ -110,7 +50,7 @@ def test_each_credential_gives_its_principal(world: World) -> None:
 
     assert auth.device(TOKEN) == Principal("acme", "dev-key", frozenset({"ingest"}), "d1")
     assert auth.api(API_KEY) == Principal("acme", "k1", frozenset({"read"}))
-    assert auth.client(world.access_token()) == Principal(
+    assert world.client(world.access_token()) == Principal(
         "acme", "gw", frozenset({"ingest", "read"})
     )
     claims = claims_of(user_token)
@@ -144,7 +84,7 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
         return principal.subject
 
     assert of(Way.NONE, bearer, {}, {}, scope="") is None
-    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest")) == "gw"
+    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest", audience=AUDIENCE)) == "gw"
     assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, {}, scope="")) == "k1"
     of_user = {"x-authorization": f"Bearer {user_token}"}
     assert subject(of(Way.X_AUTHORIZATION, of_user, {}, {}, scope="read")) == "anna"
@@ -194,7 +134,7 @@ def test_a_credential_opens_only_the_door_it_is_for(world: World) -> None:
     for ask, own in (
         (auth.device, TOKEN),
         (auth.api, API_KEY),
-        (auth.client, client_token),
+        (world.client, client_token),
         (auth.user_principal, user_token),
         (auth.refresh, refresh_token),
     ):
@@ -227,8 +167,8 @@ def test_a_key_that_is_not_good_any_more_opens_nothing_from_then_on(
     asks: list[tuple[Key, Callable[[], object]]] = [
         (world.token_key, lambda: auth.device(TOKEN)),
         (world.api_key, lambda: auth.api(API_KEY)),
-        (world.client_key, lambda: auth.client(token)),
-        (world.client_key, lambda: auth.client_token("gw", CLIENT_SECRET)),
+        (world.client_key, lambda: world.client(token)),
+        (world.client_key, lambda: auth.client_token("gw", CLIENT_SECRET, AUDIENCE)),
     ]
     for _, ask in asks:
         ask()
@@ -256,19 +196,19 @@ def test_a_rotated_secret_and_its_tokens_are_good_until_the_overlap_ends(world: 
     secrets = ((digest(pepper(SECRET), "new"), 0), (old, clock.now_ms() + 60_000))
     world.put(replace(world.client_key, secrets=secrets))
 
-    during, seconds = auth.client_token("gw", CLIENT_SECRET)
+    during, seconds = auth.client_token("gw", CLIENT_SECRET, AUDIENCE)
     assert seconds == 60
-    new, seconds = auth.client_token("gw", "new")
+    new, seconds = auth.client_token("gw", "new", AUDIENCE)
     assert seconds == SETTINGS.token_seconds
     clock.advance(59_999)
     for token in (before, during, new):
-        auth.client(token)
+        world.client(token)
 
     clock.advance(1)
-    refused(lambda: auth.client_token("gw", CLIENT_SECRET))
-    refused(lambda: auth.client(before))
-    refused(lambda: auth.client(during))
-    auth.client(new)
+    refused(lambda: auth.client_token("gw", CLIENT_SECRET, AUDIENCE))
+    refused(lambda: world.client(before))
+    refused(lambda: world.client(during))
+    world.client(new)
 
 
 def test_rights_that_are_taken_away_are_gone_from_tokens_too(world: World) -> None:
@@ -310,15 +250,15 @@ def test_a_user_who_may_not_any_more_is_out_at_once(
 
 
 def test_tokens_end_when_they_say(world: World) -> None:
-    auth, token = world.auth, world.access_token()
+    token = world.access_token()
     claims = claims_of(token)
     assert claims["exp"] - claims["iat"] == SETTINGS.token_seconds
 
     world.clock.advance((SETTINGS.token_seconds + LEEWAY_SECONDS) * 1000 - 1)
-    auth.client(token)
+    world.client(token)
     world.clock.advance(1)
-    refused(lambda: auth.client(token))
-    refused(lambda: Auth(world.view, world.clock, SETTINGS, SECRET).client(token))
+    refused(lambda: world.client(token))
+    refused(lambda: world.another().client(token, AUDIENCE))
 
 
 def test_a_refreshed_pair_goes_on_where_the_first_ended(world: World) -> None:
@@ -337,62 +277,15 @@ def test_another_process_of_the_installation_knows_the_token_and_a_stranger_does
 ) -> None:
     token = world.access_token()
 
-    Auth(world.view, world.clock, SETTINGS, SECRET).client(token)
-    stranger = Auth(world.view, world.clock, SETTINGS, b"another secret of an installation")
-    refused(lambda: stranger.client(token))
+    world.another().client(token, AUDIENCE)
+    stranger = world.another(b"another secret of an installation")
+    refused(lambda: stranger.client(token, AUDIENCE))
 
 
-def signed(claims: dict[str, Any], *, purpose: str = "client", **options: Any) -> str:
-    """A token that is signed with the real key of a purpose."""
-    options = {"algorithm": "HS256", "headers": {"typ": "at+jwt"}} | options
-    return jwt.encode(claims, derive(SECRET, f"jwt {purpose}"), **options)
-
-
-def unsigned(claims: dict[str, Any]) -> str:
-    """A token of algorithm none."""
-    parts = ({"alg": "none", "typ": "at+jwt"}, claims)
-    packed = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in parts]
-    return b".".join([*packed, b""]).decode()
-
-
-FORGED: dict[str, Callable[[dict[str, Any]], str]] = {
-    "algorithm none": unsigned,
-    "another key": lambda claims: jwt.encode(claims, b"x" * 32, headers={"typ": "at+jwt"}),
-    "the key of another purpose": lambda claims: signed(claims, purpose="user"),
-    "another algorithm": lambda claims: signed(claims, algorithm="HS512"),
-    "another type": lambda claims: signed(claims, headers={"typ": "JWT"}),
-    "another audience": lambda claims: signed(claims | {"aud": "lineshaft:user"}),
-    "several audiences": lambda claims: signed(claims | {"aud": [claims["aud"], "x"]}),
-    "another issuer": lambda claims: signed(claims | {"iss": "somebody"}),
-    "from the future": lambda claims: signed(claims | {"iat": claims["iat"] + 3_600}),
-    "of another secret": lambda claims: signed(claims | {"secret": "0" * 32}),
-    "of another client": lambda claims: signed(claims | {"sub": "k1"}),
-    "no end": lambda claims: signed({k: v for k, v in claims.items() if k != "exp"}),
-    "no subject": lambda claims: signed({k: v for k, v in claims.items() if k != "sub"}),
-    "no secret": lambda claims: signed({k: v for k, v in claims.items() if k != "secret"}),
-}
-
-
-@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-@pytest.mark.parametrize("forgery", FORGED)
-def test_a_token_that_is_not_exactly_ours_is_refused(world: World, forgery: str) -> None:
-    claims = claims_of(world.access_token())
-    assert world.auth.client(signed(claims)).subject == "gw"
-
-    refused(lambda: world.auth.client(FORGED[forgery](claims)))
-
-
-def test_a_token_with_one_letter_changed_is_refused(world: World) -> None:
-    token = world.access_token()
-    world.auth.client(token)
-
-    for place in range(0, len(token), 7):
-        letter = "A" if token[place] != "A" else "B"
-        refused(
-            lambda place=place, letter=letter: world.auth.client(  # type: ignore[misc]
-                token[:place] + letter + token[place + 1 :]
-            )
-        )
+def without_an_id(token: str) -> str:
+    """The same token of a user, signed as it should be, without its id."""
+    claims = {name: value for name, value in claims_of(token).items() if name != "jti"}
+    return jwt.encode(claims, derive(SECRET, "jwt user"), "HS256", {"typ": "at+jwt"})
 
 
 def test_user_tokens_have_the_claims_of_thingsboard(world: World) -> None:
@@ -461,7 +354,7 @@ def test_a_token_that_was_ended_opens_nothing_and_the_others_do(world: World) ->
     world.put(Revocation(Revocation.token_id(ended)))
 
     refused(lambda: auth.user_principal(token))
-    refused(lambda: Auth(world.view, world.clock, SETTINGS, SECRET).user_principal(token))
+    refused(lambda: world.another().user_principal(token))
     auth.user_principal(other)
     auth.user_principal(auth.refresh(refresh_token)[0])
     for kind in ("revocation", "key"):
@@ -470,11 +363,10 @@ def test_a_token_that_was_ended_opens_nothing_and_the_others_do(world: World) ->
 
 
 def test_a_token_of_a_user_without_an_id_could_not_be_ended_and_is_refused(world: World) -> None:
-    claims = claims_of(world.auth.user_tokens("anna", PASSWORD, "acme")[0])
-    world.auth.user_principal(signed(claims, purpose="user"))
+    token, _ = world.auth.user_tokens("anna", PASSWORD, "acme")
+    world.auth.user_principal(token)
 
-    del claims["jti"]
-    refused(lambda: world.auth.user_principal(signed(claims, purpose="user")))
+    refused(lambda: world.auth.user_principal(without_an_id(token)))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from services.dialects._contract import Dialect
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import INGEST, PREFIXES
-from services.dialects.building_x.tokens import AUDIENCE, TOKEN
+from services.dialects.building_x.tokens import AUDIENCE, KEY_SET, TOKEN
 from services.dialects.building_x.values import READ_VALUES
 
 __all__ = ["AUDIENCE", "DIALECT"]
@@ -20,7 +20,8 @@ DIALECT = Dialect(
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
     reads=(READ_VALUES,),
-    calls=(TOKEN,),
+    calls=(TOKEN, KEY_SET),
     prefixes=PREFIXES,
+    audience=AUDIENCE,
     refused=refused,
 )

@@ -67,4 +67,7 @@ def token_refused(error: PipelineError, now_ms: int) -> Reply:
     name = error.code if isinstance(error, Malformed) else ""
     name = name or _AUTH0.get(status, "invalid_request" if status < 500 else "server_error")
     body = {"error": name, "error_description": detail, "detail": detail}
-    return Reply(status, _json.write(body), headers=retry_after(error))
+    headers = [("Cache-Control", "no-store"), *retry_after(error)]
+    if isinstance(error, Unauthorized):
+        headers.append(("WWW-Authenticate", 'Basic realm="oauth"'))
+    return Reply(status, _json.write(body), headers=headers)

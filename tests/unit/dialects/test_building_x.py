@@ -197,7 +197,8 @@ def test_every_error_is_json_api_with_strings_only(error: Exception) -> None:
 
 def test_the_token_endpoint_says_when_to_come_again() -> None:
     reply = errors.token_refused(Unavailable("later", retry_after_ms=3000), NOW_MS)
-    assert (reply.status, dict(reply.headers)) == (503, {"Retry-After": "3"})
+    headers = {"Cache-Control": "no-store", "Retry-After": "3"}
+    assert (reply.status, dict(reply.headers)) == (503, headers)
     assert json.loads(reply.body)["error"] == "temporarily_unavailable"
 
 

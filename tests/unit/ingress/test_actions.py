@@ -5,6 +5,7 @@ long as strangers leave room, and calls are done for who makes them.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 import pytest
 
 from schemas.catalogue import ROLES
+from services import metrics
 from services.auth import Auth
 from services.dialects import Actions, Principal
-from services.errors import Unauthorized, Unavailable
+from services.errors import OverQuota, Unauthorized, Unavailable
 from services.ingress.actions import DoorActions
 from services.settings import Settings
 from tests.support.catalogue import SECRET, Office, audits, offices
 
 PASSWORD = "correct horse battery"
+SETTINGS = Settings(token_failures_per_minute=120)
 
 
 def desk(folder: Path, body: Callable[[Office, DoorActions], Awaitable[Any]]) -> None:
@@ -30,8 +33,8 @@ def desk(folder: Path, body: Callable[[Office, DoorActions], Awaitable[Any]]) ->
         async with offices(folder) as [one]:
             await one.control.add_tenant("acme", "Acme Ltd")
             await one.control.add_user("anna", {"acme": ROLES["admin"]}, password=PASSWORD)
-            auth = Auth(one.view, one.clock, Settings(), SECRET)
-            actions = DoorActions(auth, one.control, one.view, one.clock)
+            auth = Auth(one.view, one.clock, SETTINGS, SECRET)
+            actions = DoorActions(auth, one.control, one.view, one.clock, SETTINGS)
             implemented: Actions = actions
             assert implemented.user("anna") == one.view.user("anna")
             await asyncio.wait_for(body(one, actions), 60)
@@ -91,6 +94,52 @@ def test_nobody_fills_the_log_with_log_ins_that_fail(tmp_path: Path) -> None:
         assert "50 before it" in (await audits(it.log))[-1].detail
 
     desk(tmp_path, body)
+
+
+def test_clients_that_fail_are_counted_written_down_and_slowed(tmp_path: Path) -> None:
+    async def body(it: Office, actions: DoorActions) -> None:
+        _, secret = await it.control.add_key("acme", use="client", name="gateway", id="gw")
+        before, counted = len(await audits(it.log)), _failures()
+
+        async def ask(word: str) -> int:
+            return (await asyncio.to_thread(actions.client_token, "gw", word, "x"))[1]
+
+        for _ in range(SETTINGS.token_failures_per_minute):
+            with pytest.raises(Unauthorized):
+                await ask("wrong word")
+        with pytest.raises(OverQuota) as slowed:
+            await ask("wrong word")
+        assert slowed.value.retry_after_ms > 0
+        assert await ask(secret) == SETTINGS.token_seconds, "whoever has the secret is let in"
+        it.clock.advance(60_000 // SETTINGS.token_failures_per_minute)
+        with pytest.raises(Unauthorized):
+            await ask("wrong word")
+        with pytest.raises(OverQuota):
+            await ask("wrong word")
+
+        assert _failures() - counted == SETTINGS.token_failures_per_minute + 3
+        written = (await audits(it.log))[before:]
+        assert len(written) == 100
+        assert {(r.subject, r.action, r.target, r.outcome) for r in written} == {
+            ("gw", "token", "key/gw", "refused")
+        }
+        assert "wrong word" not in str(written)
+        # People who fail to log in have room of their own.
+        with pytest.raises(Unauthorized):
+            await log_in(actions, "anna", "wrong")
+        assert (await audits(it.log))[-1].action == "log_in"
+
+    desk(tmp_path, body)
+
+
+def _failures() -> float:
+    found = re.search(
+        r'^lineshaft_auth_failures_total{door="token"} (\S+)$',
+        metrics.exposition().decode(),
+        re.MULTILINE,
+    )
+    assert found is not None
+    return float(found[1])
 
 
 class _Away:

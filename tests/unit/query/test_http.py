@@ -33,6 +33,7 @@ class Keyring:
         query: Mapping[str, str],
         *,
         scope: str,
+        audience: str,
     ) -> Principal | None:
         """Who speaks."""
         if auth is Auth.NONE:
