@@ -93,7 +93,8 @@ class Turnstile:
         query = _query(scope)
         principal = self.authority.principal_of(door.auth, headers, path, query, scope=door.scope)
         body = await read_body(headers) if read_body else b""
-        return Inbound(body, received_ms, principal, path, query, headers)
+        route = scope["path"]
+        return Inbound(body, received_ms, principal, path, query, headers, route)
 
 
 def _query(scope: Scope) -> dict[str, str]:

@@ -37,6 +37,10 @@ RECEIPT_SECONDS = Histogram(
 RECEIPTS_LATE = Counter(
     "lineshaft_receipts_late_total", "Requests answered 503 because no receipt came in time"
 )
+RECEIPTS_PROMISED = Counter(
+    "lineshaft_receipts_promised_total",
+    "Requests answered before the verdict because their sender asked for that",
+)
 MQTT_CONNECTIONS = Gauge("lineshaft_mqtt_connections", "MQTT connections")
 MQTT_PUBLISHES = Counter("lineshaft_mqtt_publishes_total", "MQTT publishes by outcome", ["outcome"])
 MQTT_PAUSED = Gauge(

@@ -108,6 +108,20 @@ class Client:
         key: str = "",
     ) -> tuple[int, list[int]]:
         """Post to a Building X point: (status, dropped indices). Raises OSError."""
+        more = {"Idempotency-Key": key} if key else {}
+        status, answer, _ = self.exchange(values, overwrite=overwrite, point=point, headers=more)
+        dropped = answer["meta"]["droppedIndices"] if status == 202 else []
+        return status, dropped
+
+    def exchange(
+        self,
+        values: Sequence[Value],
+        *,
+        overwrite: bool = False,
+        point: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Post to a Building X point: (status, answer, headers). Raises OSError."""
         bx = self.facts["building_x"]
         body = {
             "data": [
@@ -115,17 +129,19 @@ class Client:
                 for moment, value in values
             ]
         }
-        headers = {
+        sent = {
             "Authorization": f"Bearer {self.token()}",
             "Content-Type": "application/vnd.api+json",
         }
-        if key:
-            headers["Idempotency-Key"] = key
         path = f"/ingest/partitions/{bx['partition_id']}/points/{point or bx['point_id']}/values"
         path += "?overwrite=true" if overwrite else ""
-        status, answer, _ = self.http.request("POST", path, body, headers)
-        dropped = answer["meta"]["droppedIndices"] if status == 202 else []
-        return status, dropped
+        return self.http.request("POST", path, body, sent | dict(headers or {}))
+
+    def receipt(self, place: str) -> tuple[int, Any]:
+        """(status, answer) for the `Location` of a receipt. Raises OSError."""
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        status, answer, _ = self.http.request("GET", place, headers=headers)
+        return status, answer
 
     def range(
         self, start_ms: int, end_ms: int, *, device: str = "", key: str = "", limit: int = 100_000
