@@ -38,6 +38,9 @@ class Connection:
         self._host, _, port = address.removeprefix("http://").rpartition(":")
         self._port = int(port)
 
+        self.headers: dict[str, str] = {}
+        """Of the last answer, with lower-case names."""
+
     async def open(self) -> None:
         """Connect."""
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
@@ -49,9 +52,11 @@ class Connection:
         )
         self._writer.write(body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        found = re.search(r"content-length: (\d+)", lines)
-        answer = await self._reader.readexactly(int(found[1])) if found else b""
-        return int(lines.split()[1]), answer
+        first, *others = lines.splitlines()
+        self.headers = dict(line.split(": ", 1) for line in others if line)
+        size = int(self.headers.get("content-length", 0))
+        answer = await self._reader.readexactly(size) if size else b""
+        return int(first.split()[1]), answer
 
 
 def quantiles(seconds: Sequence[float]) -> str:
