@@ -1,0 +1,24 @@
+"""Times of a year back, half of which are taken: the dropped indices are exactly those, though the
+lane's memory does not reach there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.bench.road import quantiles, socket_of
+from tests.support.crowd import ten_points
+from tests.support.late import BATCH, batches, fill
+from tests.support.plant import running
+from tests.support.rounds import rounds, seed
+
+
+def test_the_indices_are_exact_however_old_the_times_are(tmp_path: Path) -> None:
+    """200,000 stored values; ten million where ROUNDS is 20."""
+    with running(tmp_path) as plant:
+        points = ten_points(plant, socket_of(plant.data_dir))[:4]
+        past = fill(plant, points, max(200_000, 500_000 * rounds(1) if rounds(0) else 0))
+        took = batches(plant, past, count=50 * rounds(2), seed=seed())
+        asked = plant.metric("store_questions_total")
+    print(f"{past.rows} stored, {len(took)} batches of {BATCH}: {quantiles(took)}")
+    assert asked > len(took) / 2, "the lane's memory had nearly all of it: nothing was shown"
