@@ -62,7 +62,7 @@ class Turnstile:
         received_ms = self.clock.now_ms()
         self._in_flight += 1
         metrics.HTTP_IN_FLIGHT.inc()
-        with metrics.HTTP_SECONDS.labels(*labels).time():
+        with metrics.http_seconds(*labels).time():
             try:
                 if self._in_flight > self.settings.requests_in_flight_max:
                     raise Unavailable("too many requests are under way", retry_after_ms=3_000)
@@ -75,7 +75,7 @@ class Turnstile:
             finally:
                 self._in_flight -= 1
                 metrics.HTTP_IN_FLIGHT.dec()
-        metrics.HTTP_REQUESTS.labels(*labels, str(reply.status)).inc()
+        metrics.http_requests(*labels, reply.status).inc()
         return reply
 
     async def _inbound(

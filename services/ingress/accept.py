@@ -11,14 +11,14 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from weakref import WeakValueDictionary
 
 from schemas.blocks import Block
 from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Receipt
 from schemas.points import lane_of
-from schemas.samples import Verdict
+from schemas.samples import Verdict, verdicts_of
 from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED, Topic
 from services import metrics
 from services.clock import Clock
@@ -79,8 +79,9 @@ class Intaker:
                 reply, level = await self._promise(push, inbound, request, intake), Answer.APPEND
             else:
                 reply = push.accepted(inbound, intake, await self._take(push, request, intake))
-            metrics.DOOR_SAMPLES.labels(dialect).inc(len(intake.block))
-            return replace(reply, headers=(*reply.headers, (ACK_LEVEL, level.value)))
+            metrics.door_samples(dialect).inc(len(intake.block))
+            headers = (*reply.headers, (ACK_LEVEL, level.value))
+            return Reply(reply.status, reply.body, reply.media_type, headers)
         except PipelineError as error:
             return push.refused(error, inbound.received_ms)
 
@@ -255,8 +256,10 @@ def _parts(block: Block, lanes: int) -> list[_Part]:
 
 def _in_order(parts: Sequence[_Part], receipts: Sequence[Receipt]) -> list[Verdict]:
     """The verdicts of all rows in the request's order."""
+    if len(parts) == 1:
+        return verdicts_of(receipts[0].verdicts)
     verdicts = [Verdict.KEPT] * sum(len(part.block) for part in parts)
     for part, receipt in zip(parts, receipts, strict=True):
-        for row, verdict in zip(part.rows, receipt.verdicts, strict=True):
-            verdicts[row] = Verdict(verdict)
+        for row, verdict in zip(part.rows, verdicts_of(receipt.verdicts), strict=True):
+            verdicts[row] = verdict
     return verdicts

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from struct import Struct
 
 from schemas.envelope import Envelope, Receipt, Receipts
-from schemas.samples import Verdict
+from schemas.samples import Verdict, verdicts_of
 from schemas.topics import RECEIPTS_ISSUED
 from services.clock import Clock
 from services.dialects import Promise
@@ -64,7 +64,7 @@ class _Held:
         """All of them in the request's order; None until they are complete."""
         if len(self.seen) < self.total:
             return None
-        return [Verdict(byte) for index in range(self.total) for byte in self.seen[index]]
+        return verdicts_of(b"".join(self.seen[index] for index in range(self.total)))
 
 
 class Promises:

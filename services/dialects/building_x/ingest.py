@@ -169,14 +169,16 @@ def receipt_data(receipt: str, status: str) -> dict[str, Any]:
 
 def dropped_of(verdicts: Sequence[Verdict], rule: Conflict) -> list[int]:
     """The rows that were dropped; see `accepted`."""
-    if rule == Conflict.LAST:
-        return []
     dropped = (Verdict.DUPLICATE, Verdict.CONFLICT)
+    if rule == Conflict.LAST or not any(verdict in verdicts for verdict in dropped):
+        return []
     return [row for row, verdict in enumerate(verdicts) if verdict in dropped]
 
 
 def faults_of(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
     """(detail, pointer) of the rows that the judge refused."""
+    if Verdict.REFUSED not in verdicts:
+        return []
     detail = "not of the point's type; the other values of the request were taken in"
     return [
         (detail, f"/data/{row}/attributes/value")
