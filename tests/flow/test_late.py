@@ -18,7 +18,10 @@ def test_the_indices_are_exact_however_old_the_times_are(tmp_path: Path) -> None
     with running(tmp_path) as plant:
         points = ten_points(plant, socket_of(plant.data_dir))[:4]
         past = fill(plant, points, max(200_000, 500_000 * rounds(1) if rounds(0) else 0))
-        took = batches(plant, past, count=50 * rounds(2), seed=seed())
-        asked = plant.metric("store_questions_total")
-    print(f"{past.rows} stored, {len(took)} batches of {BATCH}: {quantiles(took)}")
-    assert asked > len(took) / 2, "the lane's memory had nearly all of it: nothing was shown"
+        chosen, count = seed(), 40 * rounds(1)
+        for spread in (False, True):
+            before = plant.metric("store_questions_total")
+            took = batches(plant, past, count=count, seed=chosen, spread=spread)
+            asked = plant.metric("store_questions_total") - before
+            print(f"{past.rows} stored, {count} of {BATCH}, {spread=}: {quantiles(took)}")
+            assert asked > count / 2, "the lane's memory had nearly all of it: nothing was shown"

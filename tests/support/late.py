@@ -52,6 +52,26 @@ class Past:
         """The time of a point's value with this number."""
         return self.end_ms - YEAR_MS + index * self.step_ms
 
+    def batch(self, chance: random.Random, turn: int, *, spread: bool) -> list[tuple[int, bool]]:
+        """(time, whether it is taken) of a batch for one point, in any order; what is not taken is
+        another one in each turn. Only of the older half: what is newer a lane may remember.
+        """
+        half = self.each // 2
+        if spread:
+            taken = [self.time(at) for at in chance.sample(range(half), BATCH // 2)]
+            between = chance.sample(range(half), BATCH // 2)
+        else:
+            first = chance.randrange(half - BATCH)
+            taken = [self.time(first + at) for at in range(BATCH // 2)]
+            between = range(first, first + BATCH // 2)
+        # Each kind of batch has milliseconds of its own between two values.
+        off = 1 + 2 * turn + spread
+        assert off < self.step_ms, "no room for so many batches"
+        rows = [(ts_ms, True) for ts_ms in taken]
+        rows += [(self.time(at) + off, False) for at in between]
+        chance.shuffle(rows)
+        return rows
+
 
 def fill(plant: Plant, points: Sequence[str], rows: int) -> Past:
     """Put the values onto the log of a plant that stands still, as a door would have; start it, and
@@ -103,31 +123,21 @@ async def _append(runtime: Runtime, point_id: str, past: Past) -> None:
     await asyncio.gather(*(one(at) for at in range(0, past.each, BLOCK_ROWS_MAX)))
 
 
-def batches(plant: Plant, past: Past, *, count: int, seed: int) -> list[float]:
+def batches(plant: Plant, past: Past, *, count: int, seed: int, spread: bool) -> list[float]:
     """Post batches of old times, half of which are taken; the seconds that each took. Fails where
     the dropped indices are not exactly those.
+
+    A batch fills up a stretch of the past, as who was away for a while does; or, with `spread`, its
+    times lie anywhere in half a year, which is the worst that can be asked of the store.
     """
     chance, client, took = random.Random(seed), Client(plant.facts), []
     client.token()
-    # Only in the older half: what is newer may be in the lane's memory.
-    fresh = {
-        point: chance.sample(range(past.each // 2), _fresh(past, count)) for point in past.points
-    }
     for number in range(count):
         point = past.points[number % len(past.points)]
-        rows = [(past.time(chance.randrange(past.each // 2)), True) for _ in range(BATCH // 2)]
-        rows += [
-            (past.time(fresh[point].pop()) + past.step_ms // 2, False) for _ in range(BATCH // 2)
-        ]
-        chance.shuffle(rows)
+        rows = past.batch(chance, number // len(past.points), spread=spread)
         taken = [at for at, (_, there) in enumerate(rows) if there]
         began = time.perf_counter()
         answer = client.post([(moment(ts_ms), "2.5") for ts_ms, _ in rows], point=point)
         took.append(time.perf_counter() - began)
         assert answer == (202, taken), f"batch {number}: told {answer}, right is {taken}"
     return took
-
-
-def _fresh(past: Past, count: int) -> int:
-    """How many times that are not taken each point needs."""
-    return (count // len(past.points) + 1) * BATCH // 2
