@@ -479,7 +479,10 @@ def _schema(policies: tuple[PointPolicy, ...], version: bool, text: bool) -> Any
 
 def _policies_bytes(policies: Sequence[PointPolicy]) -> int:
     """About what policies take on the log; only rules make it worth counting."""
-    return sum(_RULE_BYTES * len(policy.rules) for policy in policies if policy.rules)
+    rules = 0
+    for policy in policies:
+        rules += len(policy.rules)
+    return _RULE_BYTES * rules
 
 
 def _policy_row(p: PointPolicy) -> list[Any]:

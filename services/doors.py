@@ -70,7 +70,7 @@ class Turnstile:
         received_ms, audience = self.clock.now_ms(), self._audiences.get(dialect, "")
         self._in_flight += 1
         metrics.HTTP_IN_FLIGHT.inc()
-        with metrics.HTTP_SECONDS.labels(*labels).time():
+        with metrics.http_seconds(*labels).time():
             try:
                 if self._in_flight > self.settings.requests_in_flight_max:
                     raise Unavailable("too many requests are under way", retry_after_ms=3_000)
@@ -84,7 +84,7 @@ class Turnstile:
             finally:
                 self._in_flight -= 1
                 metrics.HTTP_IN_FLIGHT.dec()
-        metrics.HTTP_REQUESTS.labels(*labels, str(reply.status)).inc()
+        metrics.http_requests(*labels, reply.status).inc()
         return reply
 
     async def _inbound(
@@ -105,7 +105,8 @@ class Turnstile:
             door.auth, headers, path, query, scope=door.scope, audience=audience
         )
         body = await read_body(headers) if read_body else b""
-        return Inbound(body, received_ms, principal, path, query, headers)
+        route = scope["path"]
+        return Inbound(body, received_ms, principal, path, query, headers, route)
 
 
 def _query(scope: Scope) -> dict[str, str]:

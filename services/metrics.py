@@ -8,6 +8,7 @@ received = kept + duplicate + conflict + overwrite + suppressed + refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, generate_latest
 
@@ -36,6 +37,10 @@ RECEIPT_SECONDS = Histogram(
 )
 RECEIPTS_LATE = Counter(
     "lineshaft_receipts_late_total", "Requests answered 503 because no receipt came in time"
+)
+RECEIPTS_PROMISED = Counter(
+    "lineshaft_receipts_promised_total",
+    "Requests answered before the verdict because their sender asked for that",
 )
 MQTT_CONNECTIONS = Gauge("lineshaft_mqtt_connections", "MQTT connections")
 MQTT_PUBLISHES = Counter("lineshaft_mqtt_publishes_total", "MQTT publishes by outcome", ["outcome"])
@@ -160,6 +165,24 @@ CATALOGUE_SKIPPED = Counter(
 
 # -- running
 UP = Gauge("lineshaft_service_up", "1 while the service runs", ["service"])
+
+
+@cache
+def http_seconds(dialect: str, door: str) -> Histogram:
+    """`HTTP_SECONDS` of a door; finding a label's line takes longer than adding to it."""
+    return HTTP_SECONDS.labels(dialect, door)
+
+
+@cache
+def http_requests(dialect: str, door: str, status: int) -> Counter:
+    """`HTTP_REQUESTS` of a door and status."""
+    return HTTP_REQUESTS.labels(dialect, door, str(status))
+
+
+@cache
+def door_samples(dialect: str) -> Counter:
+    """`DOOR_SAMPLES` of a dialect."""
+    return DOOR_SAMPLES.labels(dialect)
 
 
 def count(tally: Mapping[str, int]) -> None:

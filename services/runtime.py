@@ -16,6 +16,7 @@ from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from fastapi.responses import JSONResponse
 from schemas.topics import TOPICS, Topic
 from services import metrics
 from services.auth import Auth, installation_secret
-from services.catalogue import Control, View, remote
+from services.catalogue import Control, View, derive, remote
 from services.clock import Clock, SystemClock
 from services.dialects import Reply
 from services.errors import Broken, Unavailable
@@ -61,6 +62,8 @@ class Runtime:
     view: View
     control: Control
     auth: Auth
+    derived: Callable[[str], bytes]
+    """The installation's key for one purpose."""
     following: asyncio.Task[None]
     """Keeps the view up to date; a process that does not hear of revoked keys must end."""
     tls: Tls | None = None
@@ -143,7 +146,8 @@ async def open_runtime(settings: Settings, stop: asyncio.Event) -> AsyncIterator
         if settings.log_embedded:
             socket_path = Path(settings.data_dir) / CONTROL_SOCKET
             await stack.enter_async_context(remote.listening(control, view, socket_path))
-        yield Runtime(settings, clock, log, store, view, control, auth, following, tls)
+        derived = partial(derive, secret)
+        yield Runtime(settings, clock, log, store, view, control, auth, derived, following, tls)
 
 
 async def _read_through(view: View, following: asyncio.Task[None], stop: asyncio.Event) -> None:

@@ -119,11 +119,20 @@ class Settings:
         low=10,
         high=60_000,
     )
+    receipt_hours: int = _setting(
+        24,
+        "For how long a receipt that nobody waited for (Prefer: respond-async) can be asked for.",
+        low=1,
+        high=24,
+    )
     append_wait_ms: int = _setting(
         5_000, "How long a door waits for the log before it answers 503.", low=100, high=60_000
     )
     requests_in_flight_max: int = _setting(
-        512, "HTTP requests under way; above it 503.", low=1, high=100_000
+        1_024,
+        "HTTP requests under way, those that wait for a receipt too; above it 503.",
+        low=1,
+        high=100_000,
     )
     log_queue_bytes_max: int = _setting(
         64 << 20,

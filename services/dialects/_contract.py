@@ -45,7 +45,7 @@ class Principal:
 class Inbound:
     """One request or one MQTT message, as bytes. `path` and `query` hold the parameters, decoded; a
     repeated query member is its last value. `headers` have lower-case names. `received_ms` is the
-    door's clock.
+    door's clock. `route` is the whole path as it came, aliases' prefix and all.
     """
 
     body: bytes
@@ -54,6 +54,7 @@ class Inbound:
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    route: str = ""
 
     @property
     def caller(self) -> Principal:
@@ -188,11 +189,24 @@ class Intake:
     `again`: what the samples are depends on the outcome of the changes (another process may make
     the same thing otherwise). So they go to the log alone, and once the catalogue has them the
     request is decoded anew.
+
+    `note` (0 to 255) comes back with the `Promise` where the receipt is asked for later.
     """
 
     block: Block
     changes: Sequence[Change] = ()
     again: bool = False
+    note: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What is known of a request that nobody waited for: the verdicts in its order, None until the
+    judge has decided, and its intake's `note`.
+    """
+
+    verdicts: Sequence[Verdict] | None
+    note: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +301,10 @@ class Push:
     APPEND), and makes the answer. `bulk` marks a
     hot door: it is served by the plain ASGI path. `docs` describes the door for the OpenAPI page:
     `described` makes it.
+
+    `promised` makes the answer to a request that does not want to wait for the verdicts (`Prefer:
+    respond-async`), of the id under which `Actions.promise` has them later; None: the door always
+    waits. All samples of a request are of one series there.
     """
 
     method: str
@@ -297,6 +315,7 @@ class Push:
     refused: Refusal
     scope: str = "ingest"
     answer: Answer = Answer.APPEND
+    promised: Callable[[Inbound, str], Reply] | None = None
     bulk: bool = False
     body_bytes_max: int = 1024 * 1024
     docs: Mapping[str, Any] = field(default_factory=dict)
@@ -430,6 +449,12 @@ class Actions(Protocol):
 
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, by id."""
+        ...
+
+    async def promise(self, caller: Principal, receipt: str) -> Promise:
+        """What is known of a request of the caller's tenant that nobody waited for, by the id of
+        its receipt. Raises Unknown, Unavailable.
+        """
         ...
 
     def control(self, caller: Principal) -> Any:

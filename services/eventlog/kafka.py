@@ -79,7 +79,8 @@ class KafkaLog:
 
     async def append(self, out: Sequence[Outgoing]) -> list[int]:
         """Append (topic, lane, record) triples; their offsets when all are durable."""
-        self._coalescer.check([envelope for _, _, envelope in out])
+        if len(out) > 1:
+            self._coalescer.check([envelope for _, _, envelope in out])
         waiting = Waiting(len(out))
         for index, (topic, lane, envelope) in enumerate(out):
             self.put(topic, lane, envelope, waiting.done_of(index))

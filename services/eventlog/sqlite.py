@@ -102,7 +102,8 @@ class SqliteLog:
         """Append (topic, lane, record) triples; their offsets when all are durable."""
         for topic, lane, _ in out:
             self._check_lane(topic, lane)
-        self._coalescer.check([envelope for _, _, envelope in out])
+        if len(out) > 1:
+            self._coalescer.check([envelope for _, _, envelope in out])
         waiting = Waiting(len(out))
         for index, (topic, lane, envelope) in enumerate(out):
             self.put(topic, lane, envelope, waiting.done_of(index))

@@ -17,6 +17,7 @@ from services.ingress.actions import DoorActions
 from services.ingress.bulk import BulkDoors
 from services.ingress.http import DoorsIn, push_routes, stray_reply
 from services.ingress.mqtt import MqttListener
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.runtime import Mounted, Runtime, until
 
@@ -37,14 +38,19 @@ class IngressService:
         for dialect in spoken:
             if dialect.warm:
                 dialect.warm()
-        desk = ReceiptDesk(log)
+        desk = ReceiptDesk(log, waits_max=settings.requests_in_flight_max)
+        promises = Promises(log, clock, settings, runtime.derived("receipts"))
+        await promises.open()
+        desk.on_receipt(promises.hand_out)
         following = group.create_task(desk.follow(), name="follow receipts")
         await until(desk.following.is_set, seconds=30)
-        intaker = Intaker(log=log, view=view, desk=desk, clock=clock, settings=settings)
+        intaker = Intaker(
+            log=log, view=view, desk=desk, clock=clock, settings=settings, promises=promises
+        )
         turnstile = Turnstile(
             authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
         )
-        actions = DoorActions(runtime.auth, runtime.control, view, clock, settings)
+        actions = DoorActions(runtime.auth, runtime.control, view, clock, settings, promises)
         doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
         mqtt = MqttListener(
             log=log,

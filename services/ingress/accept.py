@@ -11,20 +11,21 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from weakref import WeakValueDictionary
 
 from schemas.blocks import Block
 from schemas.envelope import ID_BYTES, Change, Entry, Envelope, Outgoing, Receipt
 from schemas.points import lane_of
-from schemas.samples import Verdict
+from schemas.samples import Verdict, verdicts_of
 from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED
 from services import metrics
 from services.clock import Clock
 from services.dialects import Answer, Inbound, Intake, Lookup, Push, Reply
 from services.errors import Malformed, PipelineError, Unavailable
 from services.eventlog import EventLog
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 
@@ -54,8 +55,9 @@ class Intaker:
         desk: ReceiptDesk,
         clock: Clock,
         settings: Settings,
+        promises: Promises | None = None,
     ) -> None:
-        self._log, self._view, self._desk = log, view, desk
+        self._log, self._view, self._desk, self._promises = log, view, desk, promises
         self._clock, self._settings = clock, settings
         self._process = secrets.token_bytes(ID_BYTES // 2)
         self._requests = itertools.count()
@@ -71,10 +73,14 @@ class Intaker:
             intake = push.decode(inbound, self._view)
             if intake.again:
                 intake = await self._decided(push, inbound, intake)
-            verdicts = await self._take(push, request, intake)
-            metrics.DOOR_SAMPLES.labels(dialect).inc(len(intake.block))
-            reply = push.accepted(inbound, intake, verdicts)
-            return replace(reply, headers=(*reply.headers, (ACK_LEVEL, push.answer.value)))
+            level = push.answer
+            if push.promised and _will_not_wait(inbound):
+                reply, level = await self._promise(push, inbound, request, intake), Answer.APPEND
+            else:
+                reply = push.accepted(inbound, intake, await self._take(push, request, intake))
+            metrics.door_samples(dialect).inc(len(intake.block))
+            headers = (*reply.headers, (ACK_LEVEL, level.value))
+            return Reply(reply.status, reply.body, reply.media_type, headers)
         except PipelineError as error:
             return push.refused(error, inbound.received_ms)
 
@@ -109,26 +115,62 @@ class Intaker:
         """
         parts = _parts(intake.block, self._log.lanes)
         decided = push.answer is Answer.VERDICT and bool(parts)
-        request_id, keyed = request
-        waits = self._desk.expect(request_id, len(parts)) if decided else None
-        out = _changes(intake)
+        waits = self._desk.expect(request[0], len(parts)) if decided else None
         deadline_ms = self._clock.now_ms() + self._settings.receipt_wait_ms
+        try:
+            out = self._records(parts, request, decided=decided, deadline_ms=deadline_ms)
+            await self._append(_changes(intake) + out, intake.changes)
+            receipts = await self._verdicts(waits) if waits else []
+        finally:
+            if waits:
+                self._desk.forget(request[0], waits)
+        return _in_order(parts, receipts) if receipts else ()
+
+    async def _promise(
+        self, push: Push, inbound: Inbound, request: tuple[bytes, bool], intake: Intake
+    ) -> Reply:
+        """Append the intake; the answer says where its receipt can be asked for."""
+        assert push.promised is not None
+        assert self._promises is not None, "receipts cannot be promised here"
+        if not self._desk.following.is_set():
+            raise Unavailable("receipts are not followed yet")
+        parts, desk = _parts(intake.block, self._log.lanes), self._desk
+        receipt = self._promises.give(
+            inbound.caller.tenant,
+            request[0],
+            total=len(parts),
+            note=intake.note,
+            lane=desk.lane,
+            offset=desk.next_offset,
+        )
+        out = self._records(parts, request, decided=True, deadline_ms=0)
+        await self._append(_changes(intake) + out, intake.changes)
+        metrics.RECEIPTS_PROMISED.inc()
+        return push.promised(inbound, receipt)
+
+    def _records(
+        self,
+        parts: Sequence[_Part],
+        request: tuple[bytes, bool],
+        *,
+        decided: bool,
+        deadline_ms: int,
+    ) -> list[Outgoing]:
+        """The parts as records; with an entry where a receipt is wanted (`decided`) or the request
+        may come again.
+        """
+        request_id, keyed = request
+        reply_to = self._desk.reply_to if decided else bytes(ID_BYTES)
+        out: list[Outgoing] = []
         for index, part in enumerate(parts):
             entries: tuple[Entry, ...] = ()
             if decided or keyed:
-                reply_to = self._desk.reply_to if decided else bytes(ID_BYTES)
                 count = len(part.block)
                 entries = (
                     Entry(request_id, reply_to, index, len(parts), deadline_ms, 0, count, keyed),
                 )
             out.append((SAMPLES_RECEIVED, part.lane, Envelope(part.block, entries)))
-        try:
-            await self._append(out, intake.changes)
-            receipts = await self._verdicts(waits) if waits else []
-        finally:
-            if waits:
-                self._desk.forget(request_id, waits)
-        return _in_order(parts, receipts) if receipts else ()
+        return out
 
     async def _append(self, out: Sequence[Outgoing], changes: Sequence[Change]) -> Sequence[int]:
         """Append; the catalogue hears of changes that may not be on the log."""
@@ -176,6 +218,15 @@ class Intaker:
         return digest.digest(), True
 
 
+def _will_not_wait(inbound: Inbound) -> bool:
+    """Whether the sender prefers an answer before the work is done: RFC 7240, section 4.1."""
+    preferences = inbound.headers.get("prefer", "")
+    if not preferences:
+        return False
+    names = (text.partition(";")[0].partition("=")[0] for text in preferences.split(","))
+    return any(name.strip().lower() == "respond-async" for name in names)
+
+
 def _changes(intake: Intake) -> list[Outgoing]:
     return [(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key)) for change in intake.changes]
 
@@ -204,8 +255,10 @@ def _parts(block: Block, lanes: int) -> list[_Part]:
 
 def _in_order(parts: Sequence[_Part], receipts: Sequence[Receipt]) -> list[Verdict]:
     """The verdicts of all rows in the request's order."""
+    if len(parts) == 1:
+        return verdicts_of(receipts[0].verdicts)
     verdicts = [Verdict.KEPT] * sum(len(part.block) for part in parts)
     for part, receipt in zip(parts, receipts, strict=True):
-        for row, verdict in zip(part.rows, receipt.verdicts, strict=True):
-            verdicts[row] = Verdict(verdict)
+        for row, verdict in zip(part.rows, verdicts_of(receipt.verdicts), strict=True):
+            verdicts[row] = verdict
     return verdicts

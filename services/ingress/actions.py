@@ -16,8 +16,9 @@ from services.auth import Auth, Choose
 from services.catalogue import Caller, Control, View
 from services.catalogue.audit import Ration
 from services.clock import Clock
-from services.dialects import Principal
+from services.dialects import Principal, Promise
 from services.errors import OverQuota, Unauthorized
+from services.ingress.promises import Promises
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -32,9 +33,16 @@ class DoorActions:
     """
 
     def __init__(
-        self, authority: Auth, control: Control, view: View, clock: Clock, settings: Settings
+        self,
+        authority: Auth,
+        control: Control,
+        view: View,
+        clock: Clock,
+        settings: Settings,
+        promises: Promises | None = None,
     ) -> None:
         self._authority, self._control, self._view = authority, control, view
+        self._promises = promises
         self._loop = asyncio.get_running_loop()
         self._failures, self._client_failures = Ration(clock), Ration(clock)
         a_minute = settings.token_failures_per_minute
@@ -100,6 +108,13 @@ class DoorActions:
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, by id."""
         return self._view.keys(tenant)
+
+    async def promise(self, caller: Principal, receipt: str) -> Promise:
+        """What is known of a request of the caller's tenant that nobody waited for. Raises Unknown,
+        Unavailable.
+        """
+        assert self._promises is not None, "receipts cannot be promised here"
+        return await self._promises.find(caller.tenant, receipt)
 
     def control(self, caller: Principal) -> Control:
         """The control actions, done for the caller."""

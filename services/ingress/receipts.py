@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 
 from schemas.envelope import ID_BYTES, Envelope, Receipt, Receipts
 from schemas.topics import RECEIPTS_ISSUED, receipts_lane
 from services.errors import Unavailable
 from services.eventlog import EventLog, Start
-
-_WAITS_MAX = 10_000
 
 
 class _Waiting:
@@ -35,18 +34,22 @@ class _Waiting:
 class ReceiptDesk:
     """Hands the receipts of this process's requests to those who wait for them."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, *, waits_max: int = 10_000) -> None:
+        self._log, self._waits_max = log, waits_max
         self.reply_to = secrets.token_bytes(ID_BYTES)
         self._waiting: dict[bytes, _Waiting] = {}
+        self.lane = receipts_lane(self.reply_to, log.lanes)
+        self.next_offset = 0
+        """Of the lane: the receipts of requests that are yet to be appended lie there or behind."""
         self.following = asyncio.Event()
         """Set once receipts are followed; nothing may be appended before."""
+        self._listeners: list[Callable[[Receipt], None]] = []
 
     def expect(self, request_id: bytes, total: int) -> asyncio.Future[list[Receipt]]:
         """A future of the request's receipts, in the order of its entries. Raises Unavailable if
         too many wait.
         """
-        if len(self._waiting) >= _WAITS_MAX or not self.following.is_set():
+        if len(self._waiting) >= self._waits_max or not self.following.is_set():
             raise Unavailable("too many requests wait for the judge")
         waiting = self._waiting.setdefault(request_id, _Waiting(total))
         future: asyncio.Future[list[Receipt]] = asyncio.get_running_loop().create_future()
@@ -61,8 +64,14 @@ class ReceiptDesk:
             if not waiting.futures:
                 del self._waiting[request_id]
 
+    def on_receipt(self, listener: Callable[[Receipt], None]) -> None:
+        """Have `listener` called with every receipt for this process."""
+        self._listeners.append(listener)
+
     def hand_out(self, receipt: Receipt) -> None:
         """Take a receipt; with the last one of a request, everybody who waits for it gets them."""
+        for listener in self._listeners:
+            listener(receipt)
         waiting = self._waiting.get(receipt.request_id)
         if waiting is None:
             return
@@ -77,8 +86,8 @@ class ReceiptDesk:
 
     async def follow(self) -> None:
         """Follow the process's lane of receipts, for ever."""
-        lane = receipts_lane(self.reply_to, self._log.lanes)
-        reader = self._log.reader([RECEIPTS_ISSUED], start=Start.END, lanes=[lane])
+        self.next_offset = (await self._log.spans(RECEIPTS_ISSUED))[self.lane].end
+        reader = self._log.reader([RECEIPTS_ISSUED], start=Start.END, lanes=[self.lane])
         async with reader:
             self.following.set()
             while True:
@@ -93,3 +102,5 @@ class ReceiptDesk:
                         for receipt in envelope.record.items:
                             if receipt.reply_to == self.reply_to:
                                 self.hand_out(receipt)
+                if batch:
+                    self.next_offset = batch.next_offset

@@ -1,6 +1,6 @@
 """`make bench`: measures this machine and prints; it asserts nothing.
 
-python -m tests.bench [kernels] [push] [embedded] [stream] [kafka]
+python -m tests.bench [kernels] [push] [embedded] [late] [stream] [kafka]
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from services import manage
-from tests.bench import kernels, push, road, stream
+from tests.bench import kernels, late, push, road, stream
 from tests.support.cluster import SINKS, cluster
 from tests.support.kafka import why_not
 from tests.support.plant import running
@@ -20,7 +20,7 @@ from tests.support.plant import running
 
 def main() -> None:
     """Run what is named, or all."""
-    chosen = sys.argv[1:] or ["kernels", "push", "embedded", "stream", "kafka"]
+    chosen = sys.argv[1:] or ["kernels", "push", "embedded", "late", "stream", "kafka"]
     road.say(f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     road.say(f"limits changed: {' '.join(f'{k}={v}' for k, v in road.LIFTED.items())}")
     if "kernels" in chosen:
@@ -29,6 +29,8 @@ def main() -> None:
         push.main()
     if "embedded" in chosen:
         embedded()
+    if "late" in chosen:
+        late.main()
     if "stream" in chosen:
         streams()
     if "kafka" in chosen and why_not():

@@ -6,6 +6,7 @@ Everything is measured from outside, by clients in processes of their own, on th
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from schemas.samples import Kind
 from services.catalogue import remote
 from tests.support.plant import Client, moment
 from tests.support.processes import ROOT, let_pass
@@ -29,6 +31,7 @@ LIFTED = {
     "LINESHAFT_MQTT_SESSIONS_PER_DEVICE_MAX": "10000",
 }
 """Limits that the benchmarks change."""
+_first_ms = itertools.count(1_600_000_000_000, 10**8)
 
 
 class Connection:
@@ -37,6 +40,9 @@ class Connection:
     def __init__(self, address: str) -> None:
         self._host, _, port = address.removeprefix("http://").rpartition(":")
         self._port = int(port)
+
+        self.headers: dict[str, str] = {}
+        """Of the last answer, with lower-case names."""
 
     async def open(self) -> None:
         """Connect."""
@@ -49,9 +55,11 @@ class Connection:
         )
         self._writer.write(body)
         lines = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-        found = re.search(r"content-length: (\d+)", lines)
-        answer = await self._reader.readexactly(int(found[1])) if found else b""
-        return int(lines.split()[1]), answer
+        first, *others = lines.splitlines()
+        self.headers = dict(line.split(": ", 1) for line in others if line)
+        size = int(self.headers.get("content-length", 0))
+        answer = await self._reader.readexactly(size) if size else b""
+        return int(first.split()[1]), answer
 
 
 def quantiles(seconds: Sequence[float]) -> str:
@@ -61,37 +69,37 @@ def quantiles(seconds: Sequence[float]) -> str:
     return f"p50 {p50 * 1000:.1f} ms, p99 {p99 * 1000:.1f} ms"
 
 
-def receipts(facts: dict[str, Any], *, in_flight: int, count: int, first_ms: int) -> str:
-    """Round trips of one-value posts that are answered with the judge's verdict."""
-    bx = facts["building_x"]
-    token = Client(facts).token()
-    head = (
-        f"POST /ingest/partitions/{bx['partition_id']}/points/{bx['point_id']}/values HTTP/1.1\r\n"
-        f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+def ingest(
+    facts: dict[str, Any], paths: Path, *, in_flight: int, values: int, seconds: float = 6
+) -> str:
+    """Posts to the points of `paths` that are answered with the judge's verdict."""
+    argv = [sys.executable, "-m", "tests.bench.ingest_load", "--address", facts["http"]]
+    argv += ["--paths", str(paths), "--token", Client(facts).token(), "--values", str(values)]
+    argv += ["--connections", str(in_flight), "--seconds", str(seconds)]
+    # Seconds that no other load has written to.
+    argv += ["--first-ms", str(next(_first_ms))]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    failed = f", {found['failed']} OF THEM FAILED" if found["failed"] else ""
+    return (
+        f"{in_flight} in flight, {values} value{'s' if values > 1 else ''} each: "
+        f"p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, "
+        f"{found['requests_per_s']:,.0f} requests/s{failed}"
     )
 
-    async def one(connection: Connection, numbers: range, took: list[float]) -> None:
-        await connection.open()
-        for number in numbers:
-            attributes = {"timestamp": moment(first_ms + number), "value": "1.5"}
-            body = {"data": [{"type": "PointValue", "attributes": attributes}]}
-            began = time.perf_counter()
-            status, answer = await connection.request(head, json.dumps(body).encode())
-            took.append(time.perf_counter() - began)
-            assert status == 204, (status, answer)
 
-    async def all_of_them() -> list[float]:
-        took: list[float] = []
-        share = count // in_flight
-        await asyncio.gather(
-            *(
-                one(Connection(facts["http"]), range(at * share, (at + 1) * share), took)
-                for at in range(in_flight)
-            )
-        )
-        return took
-
-    return quantiles(asyncio.run(all_of_them()))
+def points(act: Act, facts: dict[str, Any], folder: Path, *, count: int) -> Path:
+    """A file with the paths of so many new points, each of a device of its own."""
+    paths = []
+    for number in range(count):
+        device = act("add_device", {"tenant": "demo", "name": f"bench point {number}"})
+        asked = {"tenant": "demo", "device": device["id"], "key": "value", "kind": int(Kind.DOUBLE)}
+        point = act("add_point", asked)
+        partition = facts["building_x"]["partition_id"]
+        paths.append(f"/ingest/partitions/{partition}/points/{point['id']}/values")
+    path = folder / "paths.txt"
+    path.write_text("\n".join(paths) + "\n")
+    return path
 
 
 def visible(facts: dict[str, Any], *, count: int) -> str:
@@ -221,9 +229,11 @@ def report(
 ) -> None:
     """Measure one running system and print its lines."""
     say(f"{name}:")
-    for in_flight in (4, 1, 16):
-        took = receipts(facts, in_flight=in_flight, count=4_000, first_ms=in_flight * 10**9)
-        say(f"  receipt round trip, {in_flight} in flight: {took}")
+    paths = points(act, facts, folder, count=8)
+    ingest(facts, paths, in_flight=4, values=1, seconds=2)  # what is slower the first time
+    for values in (1, 100):
+        for in_flight in (1, 16, 256):
+            say(f"  receipts, {ingest(facts, paths, in_flight=in_flight, values=values)}")
     say(f"  acknowledged to visible in latest: {visible(facts, count=1_000)}")
     tokens = devices(act, folder, count=32)
     for values, window in ((1, 20), (2, 20), (100, 4)):

@@ -84,6 +84,11 @@ class Broker:
             self._process.kill()
             self._process = None
 
+    def restart(self) -> None:
+        """kill -9, and a new start on the same data."""
+        self.kill()
+        self.start()
+
 
 async def _bootstraps(address: str) -> bool:
     admin = AIOKafkaAdminClient(bootstrap_servers=address, request_timeout_ms=2_000)

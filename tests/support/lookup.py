@@ -22,12 +22,12 @@ from schemas.catalogue import (
 )
 from schemas.envelope import Change, Envelope
 from schemas.points import PointPolicy
-from schemas.samples import Kind
+from schemas.samples import Kind, Verdict
 from schemas.topics import CATALOGUE_CHANGED, Topic
 from services.catalogue import Caller, Control, View, series_id
 from services.clock import ManualClock
-from services.dialects import Principal
-from services.errors import Unauthorized
+from services.dialects import Principal, Promise
+from services.errors import Unauthorized, Unknown
 from tests.support.catalogue import SECRET, a_view
 
 _SERIES_DEVICE_BITS = 48
@@ -288,6 +288,17 @@ class ListedActions:
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, of those that are listed."""
         return self._view.keys(tenant)
+
+    async def promise(self, caller: Principal, receipt: str) -> Promise:
+        """The verdicts and the note that the id spells, "KEPT,CONFLICT" with ".1" behind it; none
+        yet for "pending".
+        """
+        names, _, note = receipt.partition(".")
+        if not set(names.split(",")) <= {"pending", *Verdict.__members__}:
+            raise Unknown("there is no such receipt")
+        if names == "pending":
+            return Promise(None, int(note or 0))
+        return Promise([Verdict[name] for name in names.split(",")], int(note or 0))
 
     def control(self, caller: Principal) -> Control:
         """The actions, on what is listed."""

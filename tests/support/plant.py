@@ -18,8 +18,8 @@ from urllib.parse import urlencode
 from schemas.samples import Verdict
 from tests.support.processes import ROOT, Process, free_port, wait_for
 
-Value = tuple[str, str]
-"""Timestamp (RFC 3339) and value, as Building X takes them."""
+Value = tuple[str, str] | tuple[str, str, int | None]
+"""Timestamp (RFC 3339), value and perhaps quality, as Building X takes them."""
 
 
 class Http:
@@ -108,24 +108,46 @@ class Client:
         key: str = "",
     ) -> tuple[int, list[int]]:
         """Post to a Building X point: (status, dropped indices). Raises OSError."""
+        more = {"Idempotency-Key": key} if key else {}
+        status, answer, _ = self.exchange(values, overwrite=overwrite, point=point, headers=more)
+        dropped = answer["meta"]["droppedIndices"] if status == 202 else []
+        return status, dropped
+
+    def exchange(
+        self,
+        values: Sequence[Value],
+        *,
+        overwrite: bool = False,
+        point: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Post to a Building X point: (status, answer, headers). Raises OSError."""
         bx = self.facts["building_x"]
-        body = {
-            "data": [
-                {"type": "PointValue", "attributes": {"timestamp": moment, "value": value}}
-                for moment, value in values
-            ]
-        }
-        headers = {
+        body = {"data": [{"type": "PointValue", "attributes": _attributes(*v)} for v in values]}
+        sent = {
             "Authorization": f"Bearer {self.token()}",
             "Content-Type": "application/vnd.api+json",
         }
-        if key:
-            headers["Idempotency-Key"] = key
         path = f"/ingest/partitions/{bx['partition_id']}/points/{point or bx['point_id']}/values"
         path += "?overwrite=true" if overwrite else ""
-        status, answer, _ = self.http.request("POST", path, body, headers)
-        dropped = answer["meta"]["droppedIndices"] if status == 202 else []
-        return status, dropped
+        return self.http.request("POST", path, body, sent | dict(headers or {}))
+
+    def values(self, point: str, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+        """The attributes of a point's values as Building X reads them, oldest first; one page."""
+        path = f"/operations/partitions/{self.facts['building_x']['partition_id']}/points/{point}"
+        span = {"from": moment(start_ms), "to": moment(end_ms)}
+        query = urlencode({f"filter[timestamp][{end}]": at for end, at in span.items()})
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        status, answer, _ = self._reads.request("GET", f"{path}/values?{query}", headers=headers)
+        assert status == 200, (status, answer)
+        assert "next" not in answer["links"]
+        return [item["attributes"] for item in answer["data"]]
+
+    def receipt(self, place: str) -> tuple[int, Any]:
+        """(status, answer) for the `Location` of a receipt. Raises OSError."""
+        headers = {"Authorization": f"Bearer {self.token()}"}
+        status, answer, _ = self.http.request("GET", place, headers=headers)
+        return status, answer
 
     def range(
         self, start_ms: int, end_ms: int, *, device: str = "", key: str = "", limit: int = 100_000
@@ -270,6 +292,11 @@ def running(folder: Path, env: Mapping[str, str] | None = None) -> Iterator[Plan
         yield plant
     finally:
         plant.kill()
+
+
+def _attributes(timestamp: str, value: str, quality: int | None = None) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"timestamp": timestamp, "value": value}
+    return attributes if quality is None else attributes | {"qualityOfValue": quality}
 
 
 def moment(ms: int) -> str:

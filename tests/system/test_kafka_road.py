@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import pytest
 
-from tests.support.cluster import Cluster, cluster
+from services import manage
+from tests.support.cluster import DOORS, Cluster, cluster
+from tests.support.crowd import crowds, ten_points
 from tests.support.load import Load
 from tests.support.machine_data import MachineData
 from tests.support.processes import let_pass
@@ -78,6 +82,26 @@ def test_kills_in_turn_and_at_once_lose_and_double_nothing(plant: Cluster) -> No
             plant.start_all()
         let_pass(1)
     _assert_clean(plant, load)
+
+
+def test_an_order_explains_every_answer_and_every_value(plant: Cluster) -> None:
+    """Of a crowd: 13 histories on each runner, 60 where ROUNDS is 20."""
+
+    def act(action: str, arguments: dict[str, Any]) -> dict[str, str]:
+        return dict(manage.act(plant.settings(), action, arguments))
+
+    def killed(name: str) -> None:
+        plant.kill_one(name)
+        plant.start_one(name)
+        plant.wait_one(name)
+
+    crowds(
+        plant,
+        ten_points(plant, act),
+        seed=seed(),
+        count=max(13, 3 * rounds(1)),
+        disturbances=[partial(killed, DOORS), partial(killed, "agents-1"), plant.broker.restart],
+    )
 
 
 def _assert_clean(plant: Cluster, load: Load) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.support.cluster import DOORS, SECOND_DOORS, Cluster, cluster
-from tests.support.plant import Http
+from tests.support.plant import Client, Http
 from tests.support.processes import wait_for
 from tests.support.rounds import rounds, seed
 
@@ -59,6 +59,21 @@ def test_two_processes_that_make_one_key_make_it_of_one_type(plant: Cluster) -> 
     for key, values in _stored(plant, taken, now_ms).items():
         # Where two values of different types stand, one of them is a text and anything goes.
         assert len(values) == 1 or "warm" in values, (key, values)
+
+
+def test_a_receipt_is_told_by_the_other_process_too(plant: Cluster) -> None:
+    facts = plant.facts
+    client, other = Client(facts), Client(facts | {"http": plant.http_of(SECOND_DOORS)})
+    values = [("2022-07-11T11:11:30.333Z", "1.5"), ("2022-07-11T11:11:30.333Z", "2.5")]
+    status, _, said = client.exchange(values, headers={"Prefer": "respond-async"})
+    assert status == 202
+    for door in (other, client):
+        wait_for(
+            lambda door=door: (
+                door.receipt(said["location"])[1].get("meta") == {"droppedIndices": [1]}
+            ),
+            what="the verdicts",
+        )
 
 
 def _sums(taken: dict[str, list[Any]]) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from services.dialects._contract import Dialect
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import INGEST, PREFIXES
+from services.dialects.building_x.receipts import READ_RECEIPT
 from services.dialects.building_x.tokens import AUDIENCE, KEY_SET, TOKEN
 from services.dialects.building_x.values import READ_VALUES
 
@@ -20,7 +21,7 @@ DIALECT = Dialect(
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
     reads=(READ_VALUES,),
-    calls=(TOKEN, KEY_SET),
+    calls=(TOKEN, KEY_SET, READ_RECEIPT),
     prefixes=PREFIXES,
     audience=AUDIENCE,
     refused=refused,

@@ -36,6 +36,19 @@ def errors(error: PipelineError, faults: Sequence[tuple[str, str]], now_ms: int)
 
     The document has at least one error and all members are strings: clients fail on anything else.
     """
+    headers = list(retry_after(error))
+    if isinstance(error, Unauthorized):
+        headers.append(("WWW-Authenticate", "Bearer"))
+    items = error_objects(error, faults, now_ms)
+    return Reply(status_of(error), _json.write({"errors": items}), JSON_API, headers)
+
+
+def error_objects(
+    error: PipelineError, faults: Sequence[tuple[str, str]], now_ms: int
+) -> list[dict[str, Any]]:
+    """JSON:API error objects. A place is a pointer ("/data/0"), a query parameter ("?name") or else
+    the name of a header.
+    """
     status = status_of(error)
     phrase = HTTPStatus(status).phrase
     code = getattr(error, "code", "") or phrase.upper().replace(" ", "_")
@@ -51,13 +64,12 @@ def errors(error: PipelineError, faults: Sequence[tuple[str, str]], now_ms: int)
         }
         if where.startswith("?"):
             item["source"] = {"parameter": where[1:]}
-        elif where:
+        elif where.startswith("/"):
             item["source"] = {"pointer": where}
+        elif where:
+            item["source"] = {"header": where}
         items.append(item)
-    headers = list(retry_after(error))
-    if isinstance(error, Unauthorized):
-        headers.append(("WWW-Authenticate", "Bearer"))
-    return Reply(status, _json.write({"errors": items}), JSON_API, headers)
+    return items
 
 
 def token_refused(error: PipelineError, now_ms: int) -> Reply:

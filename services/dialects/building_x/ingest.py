@@ -1,7 +1,8 @@
 """Building X's point value ingest: one to a hundred values of one point, answered by the verdict.
 
 The contract's value is always text; the point's declared type says what it means. A point without
-one keeps the text. 204 where everything was kept, 202 with the places of what was dropped.
+one keeps the text. 204 where everything was kept, 202 with the places of what was dropped. Who does
+not want to wait for that (`Prefer: respond-async`) is told at once where it can be read later.
 https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
 """
 
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from msgspec import Meta, Struct
 from msgspec.json import Decoder
@@ -36,6 +38,7 @@ from services.errors import Forbidden, Malformed, Unknown, Unsupported
 PREFIXES = ("/ingest", "/operations", "/api/openness/ingest", "/api/openness/operations")
 """The vendor's hosts and ages differ in what stands before `/partitions`; all mean the same."""
 VALUES = "/partitions/{partitionId}/points/{pointId}/values"
+RECEIPT = "/partitions/{partitionId}/receipts/{receiptId}"
 VALUES_MAX = 100
 VALUE_BYTES_MAX = 4096
 BODY_BYTES_MAX = 1024 * 1024
@@ -63,20 +66,24 @@ class _Body(Struct, gc=False):
 _DECODER = Decoder(_Body)
 
 
+def check_partition(inbound: Inbound, lookup: Lookup) -> None:
+    """Raises Forbidden for a partition of somebody else, Unknown for one that does not exist."""
+    partition = inbound.path["partitionId"]
+    owner = lookup.tenant_of(partition)
+    if owner is None:
+        raise Unknown(f"there is no partition {partition[:100]}")
+    if owner != inbound.caller.tenant:
+        raise Forbidden("the token is not for this partition")
+
+
 def own_point(inbound: Inbound, lookup: Lookup) -> Point:
     """The point that the path names.
 
     Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
     not exist.
     """
-    tenant = inbound.caller.tenant
-    partition = inbound.path["partitionId"]
-    owner = lookup.tenant_of(partition)
-    if owner is None:
-        raise Unknown(f"there is no partition {partition[:100]}")
-    if owner != tenant:
-        raise Forbidden("the token is not for this partition")
-    point = lookup.point(tenant, inbound.path["pointId"])
+    check_partition(inbound, lookup)
+    point = lookup.point(inbound.caller.tenant, inbound.path["pointId"])
     if point is None:
         raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
     return point
@@ -127,7 +134,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
         texts=kept,
         text_bytes=sum(map(bytes_of, texts)) if kept else 0,
     )
-    return Intake(block)
+    return Intake(block, note=rule)
 
 
 def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> Reply:
@@ -137,26 +144,47 @@ def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> R
     overwriting request drops nothing: a value that is there already has been "overwritten" by
     itself. A value that the judge refused had another type than the point got in this moment: 400.
     """
-    if Verdict.REFUSED in verdicts:
-        faults = [
-            (
-                "not of the point's type; the other values of the request were taken in",
-                f"/data/{row}/attributes/value",
-            )
-            for row, verdict in enumerate(verdicts)
-            if verdict == Verdict.REFUSED
-        ]
+    if faults := faults_of(verdicts):
         return errors(Malformed(""), faults, inbound.received_ms)
-    if _overwrites(inbound):
-        return _NOTHING_DROPPED
-    dropped = [
-        row
-        for row, verdict in enumerate(verdicts)
-        if verdict in (Verdict.DUPLICATE, Verdict.CONFLICT)
-    ]
+    dropped = dropped_of(verdicts, Conflict(intake.note))
     if not dropped:
         return _NOTHING_DROPPED
     return Reply(202, _json.write({"meta": {"droppedIndices": dropped}}), JSON_API)
+
+
+def promised(inbound: Inbound, receipt: str) -> Reply:
+    """202 with the place of the receipt, below the prefix that the request came by. There is no
+    `meta` yet: that is what tells it from the 202 with dropped values.
+    """
+    prefix, partition = inbound.route.partition("/partitions/")[0], inbound.path["partitionId"]
+    place = RECEIPT.format(partitionId=quote(partition, safe=""), receiptId=receipt)
+    headers = (("Preference-Applied", "respond-async"), ("Location", prefix + place))
+    return Reply(202, _json.write({"data": receipt_data(receipt, "pending")}), JSON_API, headers)
+
+
+def receipt_data(receipt: str, status: str) -> dict[str, Any]:
+    """A receipt as a resource of JSON:API."""
+    return {"type": "Receipt", "id": receipt, "attributes": {"status": status}}
+
+
+def dropped_of(verdicts: Sequence[Verdict], rule: Conflict) -> list[int]:
+    """The rows that were dropped; see `accepted`."""
+    dropped = (Verdict.DUPLICATE, Verdict.CONFLICT)
+    if rule == Conflict.LAST or not any(verdict in verdicts for verdict in dropped):
+        return []
+    return [row for row, verdict in enumerate(verdicts) if verdict in dropped]
+
+
+def faults_of(verdicts: Sequence[Verdict]) -> list[tuple[str, str]]:
+    """(detail, pointer) of the rows that the judge refused."""
+    if Verdict.REFUSED not in verdicts:
+        return []
+    detail = "not of the point's type; the other values of the request were taken in"
+    return [
+        (detail, f"/data/{row}/attributes/value")
+        for row, verdict in enumerate(verdicts)
+        if verdict == Verdict.REFUSED
+    ]
 
 
 def _overwrites(inbound: Inbound) -> bool:
@@ -204,12 +232,14 @@ INGEST = Push(
     accepted,
     refused,
     answer=Answer.VERDICT,
+    promised=promised,
     bulk=True,
     body_bytes_max=BODY_BYTES_MAX,
     docs=described(
         "Add 1 to 100 values of a point; one value per millisecond is stored",
         {
-            202: "some values were dropped: meta.droppedIndices has their 0-based places",
+            202: "some values were dropped: meta.droppedIndices has their 0-based places; or, with "
+            "Prefer: respond-async, all are on the log: Location says where the receipt will be",
             204: "all values were taken in",
             400: "the body or a parameter cannot be used; source says where",
             401: "no token, or not a valid one",

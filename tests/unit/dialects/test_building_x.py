@@ -232,3 +232,19 @@ def test_a_full_page_leads_to_the_next_and_pins_the_end() -> None:
         an_inbound(query=dict(member.split("=", 1) for member in members)), lookup
     ).query
     assert (following.start_ms, following.end_ms) == (start_ms + values.PAGE_VALUES, NOW_MS)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("where", "source"),
+    [
+        ("/data/3", {"pointer": "/data/3"}),
+        ("?overwrite", {"parameter": "overwrite"}),
+        ("Idempotency-Key", {"header": "Idempotency-Key"}),
+    ],
+)
+def test_the_source_of_an_error_says_what_kind_of_place_it_is(
+    where: str, source: dict[str, str]
+) -> None:
+    reply = errors.refused(Malformed("wrong", where=where), NOW_MS)
+    (error,) = json.loads(reply.body)["errors"]
+    assert error["source"] == source

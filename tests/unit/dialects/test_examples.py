@@ -69,7 +69,10 @@ def walk_push(example: Example, door: Push, request: Any, lookup: ListedLookup) 
         return
     assert_records(example, lookup, intake.block, inbound.caller.tenant)
     assert_new_keys(example, intake)
-    if "verdicts" in request:
+    if "promised" in request:
+        assert door.promised is not None
+        assert_reply(example, door.promised(inbound, request["promised"]))
+    elif "verdicts" in request:
         assert_reply(example, door.accepted(inbound, intake, example.verdicts(request)))
     else:
         assert example.json("reply") is None, "taken in, though an answer was expected"
