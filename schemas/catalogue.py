@@ -213,6 +213,8 @@ class Point(Thing):
     keep_minutes: int = 0
     """For how long values are kept; 0: for ever."""
     ingestable: bool = True
+    writable: bool = False
+    """Whether values may be written to it (commands)."""
     created_ms: int = 0
 
     @property

@@ -160,6 +160,11 @@ def _points(group: Any) -> None:
             action=argparse.BooleanOptionalAction,
             help="whether an equal value does not count",
         )
+        sub.add_argument(
+            "--writable",
+            action=argparse.BooleanOptionalAction,
+            help="whether values may be written to it (commands)",
+        )
     delete = _action(group, "delete", "delete_point", "Delete a point with what is tied to it.")
     delete.add_argument("tenant")
     delete.add_argument("id")

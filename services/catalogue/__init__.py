@@ -11,11 +11,13 @@ from services.catalogue._secrets import (
     webhook_secret,
 )
 from services.catalogue.audit import Caller
+from services.catalogue.commands import Commands
 from services.catalogue.control import Control
 from services.catalogue.view import View, api_server_id, first, new_point, series_id
 
 __all__ = [
     "Caller",
+    "Commands",
     "Control",
     "View",
     "api_server_id",
