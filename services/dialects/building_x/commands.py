@@ -8,10 +8,10 @@ https://developer.siemens.com/building-x-openness/api/building-operations/overvi
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 from urllib.parse import quote
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.json import Decoder
 
 from schemas.catalogue import INGEST, READ, Point
@@ -28,7 +28,7 @@ from services.dialects.building_x.ingest import (
     own_point,
 )
 from services.dialects.building_x.texts import text_of_value, value_of, why_not_value
-from services.errors import Malformed, Taken, Unknown
+from services.errors import Forbidden, Malformed, Taken, Unknown
 
 POINT = "/partitions/{partitionId}/points/{pointId}"
 COMMANDS = POINT + "/commands"
@@ -36,12 +36,8 @@ ONE = COMMANDS + "/{commandId}"
 VALUE_POINTER = "/data/attributes/pointValue/value"
 
 
-class _PointValue(Struct, gc=False):
-    value: Annotated[str, Meta(max_length=VALUE_BYTES_MAX)]
-
-
 class _Attributes(Struct, gc=False):
-    pointValue: _PointValue
+    pointValue: Any
 
 
 class _Resource(Struct, gc=False):
@@ -68,18 +64,20 @@ async def patch(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
         raise Taken("the path is that of a Point", where="/data/type", code="CONFLICT")
     if resource.id not in (None, point.id):
         raise Taken("the path names another point", where="/data/id", code="CONFLICT")
-    return await command(inbound, point, actions, resource.attributes.pointValue.value)
+    return await command(inbound, point, actions, resource.attributes.pointValue)
 
 
-async def command(inbound: Inbound, point: Point, actions: Actions, text: str) -> Reply:
-    """Queue what the text means as a value of the point's type: the point with its target, and the
-    command. A point without a type takes the text.
+async def command(inbound: Inbound, point: Point, actions: Actions, point_value: Any) -> Reply:
+    """Queue what the text in `pointValue` (decoded JSON) means as a value of the point's type: the
+    point with its target, and the command. A point without a type takes the text.
 
-    Raises Malformed, Forbidden where the point is not writable, OverQuota where too many commands
-    wait for its device.
+    Raises Malformed, Forbidden where the point is not writable or the credential may not send
+    values, OverQuota where too many commands wait for its device.
     """
+    if INGEST not in inbound.caller.scopes:
+        raise Forbidden(f"the credential may not {INGEST}")
     kind = Kind.STRING if point.declared is None else point.declared
-    value = _value(kind, text)
+    value = _value(kind, _text_in(point_value))
     control = actions.control(inbound.caller)
     queued: Command = await control.command_point(
         inbound.caller.tenant, point.id, value, kind=int(kind)
@@ -128,6 +126,13 @@ async def _commands(inbound: Inbound, lookup: Lookup, point: Point) -> list[Comm
     # Another process may have answered for the command that is asked for.
     await lookup.commands_current()
     return [*lookup.commands_of(point, inbound.received_ms)]
+
+
+def _text_in(point_value: Any) -> str:
+    text = point_value.get("value") if isinstance(point_value, dict) else None
+    if not isinstance(text, str):
+        raise Malformed("a text", where=VALUE_POINTER)
+    return text
 
 
 def _value(kind: Kind, text: str) -> Value:
