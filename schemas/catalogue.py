@@ -213,9 +213,9 @@ class Point(Thing):
     keep_minutes: int = 0
     """For how long values are kept; 0: for ever."""
     ingestable: bool = True
-    writable: bool = False
-    """Whether values may be written to it (commands)."""
     created_ms: int = 0
+    writable: bool = False
+    """Whether it takes commands."""
 
     @property
     def declared(self) -> Kind | None:

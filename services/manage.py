@@ -152,6 +152,9 @@ def _points(group: Any) -> None:
     change.add_argument("--name")
     change.add_argument("--unit")
     for sub in (add, change):
+        sub.add_argument(
+            "--writable", action=argparse.BooleanOptionalAction, help="whether it takes commands"
+        )
         sub.add_argument("--precision", type=int, help="decimals that are shown")
         sub.add_argument("--band", type=float, help="a smaller change does not count")
         sub.add_argument("--keep-minutes", type=int, help="how long values are kept (0: for ever)")
@@ -159,11 +162,6 @@ def _points(group: Any) -> None:
             "--on-change",
             action=argparse.BooleanOptionalAction,
             help="whether an equal value does not count",
-        )
-        sub.add_argument(
-            "--writable",
-            action=argparse.BooleanOptionalAction,
-            help="whether values may be written to it (commands)",
         )
     delete = _action(group, "delete", "delete_point", "Delete a point with what is tied to it.")
     delete.add_argument("tenant")

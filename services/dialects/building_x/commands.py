@@ -58,7 +58,7 @@ async def patch(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     there has to be this point's.
     """
     point = own_point(inbound, lookup)
-    check_media_type(inbound)
+    check_media_type(inbound.headers.get("content-type", ""))
     resource = _json.read(_DECODER, inbound.body).data
     if resource.type not in (None, "Point"):
         raise Taken("the path is that of a Point", where="/data/type", code="CONFLICT")

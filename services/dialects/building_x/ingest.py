@@ -87,7 +87,9 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     point = own_point(inbound, lookup)
     if not point.ingestable:
         raise Forbidden("the point does not take values in")
-    check_media_type(inbound)
+    content_type = inbound.headers.get("content-type", "")
+    if content_type not in _MEDIA_TYPES:
+        check_media_type(content_type)
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
     data = _json.read(_DECODER, inbound.body).data
 
@@ -167,11 +169,8 @@ def _overwrites(inbound: Inbound) -> bool:
     return overwrite
 
 
-def check_media_type(inbound: Inbound) -> None:
-    """Raises Unsupported for a body that is said to be none of JSON's."""
-    content_type = inbound.headers.get("content-type", "")
-    if content_type in _MEDIA_TYPES:
-        return
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless it is one of the two of JSON."""
     if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
         raise Unsupported(f"send {JSON_API} or application/json")
 
