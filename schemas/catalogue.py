@@ -237,6 +237,8 @@ class Point(Thing):
     """For how long values are kept; 0: for ever."""
     ingestable: bool = True
     created_ms: int = 0
+    writable: bool = False
+    """Whether it takes commands."""
 
     @property
     def declared(self) -> Kind | None:

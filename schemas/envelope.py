@@ -17,6 +17,7 @@ from struct import error as StructError
 from typing import Any, NamedTuple
 
 from schemas.blocks import Block
+from schemas.commands import Command
 from schemas.samples import Value, Verdict
 from schemas.topics import Topic
 
@@ -191,7 +192,7 @@ class Audit:
     detail: str = ""
 
 
-Record = Block | Receipts | Letter | Change | Mark | Tick | Alert | Audit
+Record = Block | Receipts | Letter | Change | Mark | Tick | Alert | Audit | Command
 _KINDS: dict[str, type[Any]] = {
     "block": Block,
     "receipts": Receipts,
@@ -201,6 +202,7 @@ _KINDS: dict[str, type[Any]] = {
     "tick": Tick,
     "alert": Alert,
     "audit": Audit,
+    "command": Command,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
@@ -233,7 +235,7 @@ class Envelope:
             return size or _EMPTY_BYTES
         if isinstance(self.record, Receipts):
             return sum(_RECEIPT.size + len(item.verdicts) for item in self.record.items)
-        if isinstance(self.record, Alert):
+        if isinstance(self.record, Alert | Command):
             return 512 + len(str(self.record.value))
         return 512 + (len(self.record.body) if isinstance(self.record, Letter) else 0)
 
@@ -362,7 +364,7 @@ def _unpack_receipts(data: bytes) -> tuple[Receipt, ...]:
     return tuple(items)
 
 
-def _plain(record: Letter | Change | Mark | Tick | Alert | Audit) -> dict[str, Any]:
+def _plain(record: Letter | Change | Mark | Tick | Alert | Audit | Command) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in record.__dataclass_fields__}
     if isinstance(record, Letter):
         plain["body"] = base64.b64encode(record.body[: Letter.BODY_BYTES_MAX]).decode()

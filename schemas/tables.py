@@ -13,10 +13,13 @@ from typing import Any
 
 from schemas.blocks import BLOCK_ROWS_MAX, Block, arrow_rows, concat
 from schemas.catalogue import Device, Point
+from schemas.commands import Command, State
 from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
+from schemas.samples import Kind
 from schemas.topics import (
     CALLS_AUDITED,
     CATALOGUE_CHANGED,
+    COMMANDS_CHANGED,
     RECORDS_REFUSED,
     SAMPLES_ACCEPTED,
     SAMPLES_SUPPRESSED,
@@ -141,6 +144,48 @@ def _audit(logged: Sequence[Logged]) -> Any:
     return arrow_rows(_AUDIT, rows)
 
 
+_COMMANDS = {
+    "at": "ms",
+    "tenant": "string",
+    "device": "string",
+    "point": "string",
+    "series": "uint64",
+    "command": "string",
+    "kind": "string",
+    "value": "string",
+    "subject": "string",
+    "expires": "ms",
+    "state": "string",
+    "changed": "ms",
+    "version": "uint64",
+}
+_STATES = (State.QUEUED, State.DELIVERED, State.CONFIRMED)
+
+
+def _commands(logged: Sequence[Logged]) -> Any:
+    rows = []
+    for offset, command in _records(logged):
+        if not isinstance(command, Command):
+            raise TypeError(f"offset {offset} holds no command")
+        state = State(command.state)
+        if state == State.DELIVERED and command.changed_ms >= command.expires_ms:
+            continue  # Too late to count.
+        value = command.value
+        row = {name: getattr(command, name) for name in _COMMANDS if hasattr(command, name)}
+        row |= {
+            "at": command.at_ms,
+            "command": command.id,
+            "kind": Kind(command.kind).name.lower(),
+            "value": value if isinstance(value, str) else json.dumps(value),
+            "expires": command.expires_ms,
+            "changed": command.changed_ms,
+            # The furthest state wins; of two records of one state the first.
+            "version": (_STATES.index(state) + 1 << 60) - 1 - offset,
+        }
+        rows.append(_printable(row))
+    return arrow_rows(_COMMANDS, rows)
+
+
 _POINTS = {
     "tenant": "string",
     "series": "uint64",
@@ -219,4 +264,5 @@ REFUSED = Table("refused", RECORDS_REFUSED, _refused)
 POINTS = Table("points", CATALOGUE_CHANGED, _things("point", _POINTS, _point))
 DEVICES = Table("devices", CATALOGUE_CHANGED, _things("device", _DEVICES, _device))
 AUDIT = Table("audit", CALLS_AUDITED, _audit)
-TABLES = (SAMPLES, SUPPRESSED, REFUSED, POINTS, DEVICES, AUDIT)
+COMMANDS = Table("commands", COMMANDS_CHANGED, _commands)
+TABLES = (SAMPLES, SUPPRESSED, REFUSED, POINTS, DEVICES, AUDIT, COMMANDS)

@@ -44,6 +44,9 @@ ALERTS_RAISED = Topic("alerts.raised", "what a rule's webhook is to be told", la
 CALLS_AUDITED = Topic(
     "calls.audited", "control calls: who had what done", lanes=1, retention_ms=365 * DAY_MS
 )
+COMMANDS_CHANGED = Topic(
+    "commands.changed", "values that shall be written to points, and how far that has come"
+)
 RECEIPTS_ISSUED = Topic(
     "receipts.issued", "verdicts, for the door process that waits", retention_ms=DAY_MS
 )
@@ -60,6 +63,7 @@ TOPICS = (
     SAMPLES_SUPPRESSED,
     ALERTS_RAISED,
     CALLS_AUDITED,
+    COMMANDS_CHANGED,
     RECEIPTS_ISSUED,
     RECORDS_REFUSED,
     CATALOGUE_CHANGED,

@@ -155,6 +155,9 @@ def _points(group: Any) -> None:
     change.add_argument("--name")
     change.add_argument("--unit")
     for sub in (add, change):
+        sub.add_argument(
+            "--writable", action=argparse.BooleanOptionalAction, help="whether it takes commands"
+        )
         sub.add_argument("--precision", type=int, help="decimals that are shown")
         sub.add_argument("--band", type=float, help="a smaller change does not count")
         sub.add_argument("--keep-minutes", type=int, help="how long values are kept (0: for ever)")

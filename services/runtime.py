@@ -24,10 +24,10 @@ import uvloop
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from schemas.topics import TOPICS, Topic
+from schemas.topics import COMMANDS_CHANGED, TOPICS, Topic
 from services import metrics
 from services.auth import Auth, installation_secret
-from services.catalogue import Control, View, derive, remote
+from services.catalogue import Commands, Control, View, derive, remote
 from services.clock import Clock, SystemClock
 from services.dialects import Reply
 from services.errors import Broken, Unavailable
@@ -134,12 +134,20 @@ async def open_runtime(settings: Settings, stop: asyncio.Event) -> AsyncIterator
             await log.create(topics_of(settings))
         if settings.store_embedded:
             await store.migrate()
-        view = View(keys_per_device_max=settings.keys_per_device_max)
+        commands = Commands(kept_ms=_kept_ms(settings, COMMANDS_CHANGED))
+        view = View(keys_per_device_max=settings.keys_per_device_max, commands=commands)
         closing = asyncio.Event()
         following = asyncio.create_task(view.follow(log, closing), name="follow the catalogue")
         stack.callback(following.cancel)
         stack.callback(closing.set)
-        control = Control(log, view, clock, secret)
+        control = Control(
+            log,
+            view,
+            clock,
+            secret,
+            command_ms=settings.command_seconds * 1000,
+            device_commands_max=settings.device_commands_max,
+        )
         auth = Auth(view, clock, settings, secret)
         tls = Tls(settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         await _read_through(view, following, stop)
@@ -206,8 +214,11 @@ async def _patiently(attempt: Callable[[], Awaitable[T]]) -> T:
 
 def topics_of(settings: Settings) -> list[Topic]:
     """Every topic, none of them kept for longer than the settings say."""
-    retention_ms = settings.retention_hours * 3_600_000
-    return [replace(topic, retention_ms=min(topic.retention_ms, retention_ms)) for topic in TOPICS]
+    return [replace(topic, retention_ms=_kept_ms(settings, topic)) for topic in TOPICS]
+
+
+def _kept_ms(settings: Settings, topic: Topic) -> int:
+    return min(topic.retention_ms, settings.retention_hours * 3_600_000)
 
 
 async def serve(

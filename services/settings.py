@@ -288,6 +288,17 @@ class Settings:
         high=100_000,
     )
 
+    # -- commands
+    command_seconds: int = _setting(
+        600,
+        "How long a command waits for its delivery before it is expired; not longer than the log keeps records.",
+        low=1,
+        high=86_400,
+    )
+    device_commands_max: int = _setting(
+        100, "Commands that wait for one device; above it 429.", low=1, high=500
+    )
+
     # -- running
     log_level: str = _setting("info", "debug, info, warning or error.")
     log_format: str = _setting("json", "json or text.")
@@ -395,6 +406,8 @@ def _check_together(s: Settings) -> None:
         raise BadSetting("LINESHAFT_SECRET: shorter than 32 characters")
     if bool(s.tls_cert) != bool(s.tls_key):
         raise BadSetting("LINESHAFT_TLS_CERT and LINESHAFT_TLS_KEY belong together")
+    if s.command_seconds > s.retention_hours * 3_600:
+        raise BadSetting("LINESHAFT_COMMAND_SECONDS: longer than LINESHAFT_RETENTION_HOURS")
     if s.log_level not in ("debug", "info", "warning", "error"):
         raise BadSetting(f"LINESHAFT_LOG_LEVEL: {s.log_level!r}")
     if s.log_format not in ("json", "text"):

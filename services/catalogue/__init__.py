@@ -12,12 +12,14 @@ from services.catalogue._secrets import (
 )
 from services.catalogue._signing import OVERLAP_SECONDS, signing, verifying
 from services.catalogue.audit import Caller
+from services.catalogue.commands import Commands
 from services.catalogue.control import Control
 from services.catalogue.view import View, api_server_id, first, new_point, series_id
 
 __all__ = [
     "OVERLAP_SECONDS",
     "Caller",
+    "Commands",
     "Control",
     "View",
     "api_server_id",

@@ -10,6 +10,7 @@ from services.catalogue.audit import Caller, Journal
 from services.catalogue.view import View
 from services.clock import Clock
 from services.errors import Forbidden, Unknown
+from services.eventlog import EventLog
 
 
 class Part:
@@ -21,6 +22,10 @@ class Part:
     _view: View
     _clock: Clock
     _secret: bytes
+    _log: EventLog
+    _commit_seconds: float
+    _command_ms: int
+    _device_commands_max: int
 
     def _tenant(self, tenant: str) -> Tenant:
         if (found := self._view.tenant(tenant)) is None:

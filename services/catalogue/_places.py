@@ -87,6 +87,7 @@ class Places(Part):
         heartbeat_ms: int = 0,
         on_change: bool = False,
         keep_minutes: int = 0,
+        writable: bool = False,
     ) -> Point:
         """Declare the point at a key of a device; without `id` it gets a UUID."""
         found = self._device(tenant, device)
@@ -102,6 +103,7 @@ class Places(Part):
             kind=None if kind is None else int(kind),
             locked=locked,
             unit=unit,
+            writable=bool(writable),
             created_ms=self._clock.now_ms(),
             **_rules(
                 precision=precision,
@@ -131,6 +133,7 @@ class Places(Part):
         heartbeat_ms: int | None = None,
         on_change: bool | None = None,
         keep_minutes: int | None = None,
+        writable: bool | None = None,
     ) -> Point:
         """Change what is given of a point. With another key it stays the same series, and what was
         stored stays its own.
@@ -144,7 +147,7 @@ class Places(Part):
             on_change=on_change,
             keep_minutes=keep_minutes,
         )
-        given = {"name": name and text(name, "name"), "unit": unit, **rules}
+        given = {"name": name and text(name, "name"), "unit": unit, "writable": writable, **rules}
         check(name != "", "name", "1 to 256 characters")
         changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         if key is None or text(key, "key") == point.key:

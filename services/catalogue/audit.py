@@ -23,7 +23,7 @@ from schemas.catalogue import SCOPES, Thing
 from schemas.envelope import Audit, Envelope
 from schemas.topics import CALLS_AUDITED
 from services.clock import Clock
-from services.errors import Forbidden, Refused, Unavailable
+from services.errors import Forbidden, OverQuota, Refused, Unavailable
 from services.eventlog import EventLog
 
 _SECRETS = frozenset({"password"})
@@ -122,7 +122,7 @@ class Journal:
         try:
             _check_tenant(caller, action, arguments)
             result = await do()
-        except Refused as error:
+        except (Refused, OverQuota) as error:
             await self.write(replace(record, outcome="refused", detail=_cut(str(error))))
             raise
         made = result[0] if isinstance(result, tuple) else result

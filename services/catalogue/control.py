@@ -12,6 +12,7 @@ import copy
 from typing import Self
 
 from services.catalogue._changes import Changes
+from services.catalogue._commanding import Commanding
 from services.catalogue._credentials import Credentials
 from services.catalogue._people import People
 from services.catalogue._places import Places
@@ -27,7 +28,7 @@ COMMIT_SECONDS = 10
 
 
 @audited
-class Control(Places, Credentials, Signing, People, Ties):
+class Control(Places, Credentials, Signing, People, Ties, Commanding):
     """Every public coroutine is an action. They raise Refused with what is wrong in words, and
     Unavailable where the outcome is unknown.
     """
@@ -40,11 +41,15 @@ class Control(Places, Credentials, Signing, People, Ties):
         secret: bytes,
         *,
         commit_seconds: float = COMMIT_SECONDS,
+        command_ms: int = 600_000,
+        device_commands_max: int = 100,
     ) -> None:
         self.caller = PROCESS
         self.journal = Journal(log, clock, commit_seconds)
         self._changes = Changes(log, view, commit_seconds)
         self._view, self._clock, self._secret = view, clock, secret
+        self._log, self._commit_seconds = log, commit_seconds
+        self._command_ms, self._device_commands_max = command_ms, device_commands_max
 
     def by(self, caller: Caller) -> Self:
         """The actions, done for this caller."""

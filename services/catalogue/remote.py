@@ -16,11 +16,13 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 from schemas.catalogue import Thing
+from schemas.commands import Command
 from services.catalogue.audit import Caller
 from services.catalogue.control import Control
 from services.catalogue.view import View
@@ -82,6 +84,8 @@ def plain(result: Any) -> Any:
     if isinstance(result, Thing):
         body = result.body()
         return {name: value for name, value in body.items() if name not in ("secrets", "password")}
+    if isinstance(result, Command):
+        return asdict(result)
     if isinstance(result, tuple | list):
         return [plain(part) for part in result]
     return result

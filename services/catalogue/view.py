@@ -34,6 +34,7 @@ from schemas.catalogue import (
     Trigger,
     User,
 )
+from schemas.commands import Command
 from schemas.envelope import Change, Envelope, Logged
 from schemas.points import LANE_SHIFT, PointPolicy, Rule
 from schemas.samples import Kind
@@ -41,6 +42,7 @@ from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
 from services.catalogue._points import Creations, PointIndex, Policies, special
 from services.catalogue._relations import Relation
+from services.catalogue.commands import Commands
 from services.clock import pause
 from services.errors import Malformed, Unavailable
 from services.eventlog import EventLog
@@ -115,9 +117,12 @@ class View:
     records and bodies that could not be read.
     """
 
-    def __init__(self, *, keys_per_device_max: int = 10_000) -> None:
+    def __init__(
+        self, *, keys_per_device_max: int = 10_000, commands: Commands | None = None
+    ) -> None:
         self.revision = -1
         self.undecodable = 0
+        self.commands = commands or Commands()
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
         self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
@@ -244,7 +249,20 @@ class View:
     # -- following the log -------------------------------------------------------------------------
 
     async def follow(self, log: EventLog, stop: asyncio.Event) -> None:
-        """Read the catalogue from its beginning and go on for ever, until `stop` is set."""
+        """Read the catalogue and the commands from their beginning and go on for ever, until `stop`
+        is set.
+        """
+        tasks = [
+            asyncio.create_task(self._follow(log, stop), name="follow the catalogue"),
+            asyncio.create_task(self.commands.follow(log, stop), name="follow the commands"),
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _follow(self, log: EventLog, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
                 span = (await log.spans(CATALOGUE_CHANGED))[0]
@@ -282,6 +300,7 @@ class View:
         """Wait until everything is in that lay on the log when following began."""
         while self._end is None or self.revision + 1 < self._end:
             await self._moved.wait()
+        await self.commands.ready()
 
     async def caught_up(self, offset: int) -> None:
         """Wait until the record at `offset` is in; the caller sets the limit of time."""
@@ -484,6 +503,18 @@ class View:
         return other is not None and (
             (other.tenant, other.device, other.origin or other.key) == place
         )
+
+    def commands_of(self, point: Point, now_ms: int) -> Sequence[Command]:
+        """The point's newest commands as they are at a moment, the newest first."""
+        return self.commands.of(point.series, now_ms)
+
+    def target(self, point: Point, now_ms: int) -> Command | None:
+        """The newest command of the point of which something is still expected."""
+        return self.commands.target(point.series, now_ms)
+
+    async def commands_current(self) -> None:
+        """Wait until every command is in that is on the log now. Raises Unavailable."""
+        await self.commands.current()
 
     def crowded(self, tenant: str, device: str, key: str) -> bool:
         """Whether more than one point wants this key of the device, or the series of who has it.

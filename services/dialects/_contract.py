@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from schemas.blocks import Block
 from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Trigger, User
+from schemas.commands import Command
 from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
@@ -168,6 +169,18 @@ class Lookup(Protocol):
         burst of messages with a new key makes one claim. Raises Malformed ("too_many_keys") above
         the device's limit, Unavailable where too many keys are being made at once.
         """
+        ...
+
+    def commands_of(self, point: Point, now_ms: int) -> Sequence[Command]:
+        """The point's newest commands as they are at a moment, the newest first."""
+        ...
+
+    def target(self, point: Point, now_ms: int) -> Command | None:
+        """The newest command of the point of which something is still expected."""
+        ...
+
+    async def commands_current(self) -> None:
+        """Wait until every command is in that is on the log now. Raises Unavailable."""
         ...
 
     async def caught_up(self, offset: int) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from schemas.blocks import Block
+from schemas.commands import Command
 from schemas.envelope import Entry, Envelope
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, Conflict, Kind, Sample, Value
@@ -75,3 +77,20 @@ def an_entry(
 def an_envelope(*samples: Sample, entries: Sequence[Entry] = ()) -> Envelope:
     """A record of the samples."""
     return Envelope(a_block(*samples), tuple(entries))
+
+
+def a_command(id: str = "c1", **members: Any) -> Command:
+    """A command, queued now and good for ten minutes."""
+    plain: dict[str, Any] = {
+        "tenant": "acme",
+        "device": "device",
+        "point": "pt",
+        "series": 7,
+        "kind": Kind.DOUBLE,
+        "value": 21.5,
+        "subject": "client",
+        "at_ms": NOW_MS,
+    } | members
+    plain.setdefault("changed_ms", plain["at_ms"])
+    plain.setdefault("expires_ms", plain["at_ms"] + 600_000)
+    return Command(id, **plain)

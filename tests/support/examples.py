@@ -1,6 +1,7 @@
 """Golden examples: requests as files, and what a dialect must make of them.
 
-`tests/examples/<dialect>/setup.json` lists the things in the catalogue. Each case is a folder:
+`tests/examples/<dialect>/setup.json` lists the things in the catalogue, and commands. Each case is
+a folder:
 
 - `request.json`: `door` ("POST /path" as the dialect declares it, or "PUBLISH topic"), `path`,
   `query`, `headers`, `route`, `principal`, `received_ms`, `body` as JSON; `verdicts` of the judge;
@@ -24,6 +25,7 @@ from typing import Any
 
 from schemas.blocks import Block
 from schemas.catalogue import THINGS, Thing
+from schemas.commands import Command
 from schemas.samples import Conflict, Kind, Verdict
 from services.dialects import Inbound
 from tests.support.lookup import ListedLookup, a_principal
@@ -48,8 +50,17 @@ class Example:
 
     def things(self) -> list[Thing]:
         """What the catalogue holds."""
-        rows = json.loads((EXAMPLES / self.dialect / "setup.json").read_text())
-        return [THINGS[row.pop("thing")].of(row) for row in rows]
+        return [THINGS[row.pop("thing")].of(row) for row in self._setup() if row["thing"] in THINGS]
+
+    def commands(self) -> list[Command]:
+        """The commands that were given, the newest first."""
+        rows = [row for row in self._setup() if row.pop("thing") == "command"]
+        return [Command(**row) for row in rows]
+
+    def _setup(self) -> list[dict[str, Any]]:
+        path = EXAMPLES / self.dialect / "setup.json"
+        rows: list[dict[str, Any]] = json.loads(path.read_text())
+        return rows
 
     def inbound(self, request: dict[str, Any]) -> Inbound:
         """The request as its door gets it."""

@@ -20,6 +20,7 @@ from schemas.catalogue import (
     Trigger,
     User,
 )
+from schemas.commands import Command
 from schemas.envelope import Change, Envelope
 from schemas.points import PointPolicy
 from schemas.samples import Kind, Verdict
@@ -27,6 +28,7 @@ from schemas.topics import CATALOGUE_CHANGED, Topic
 from services.catalogue import Caller, Control, View, series_id
 from services.clock import ManualClock
 from services.dialects import Principal, Promise
+from services.domain import commands as rules
 from services.errors import Unauthorized, Unknown
 from tests.support.catalogue import SECRET, a_view
 
@@ -40,8 +42,11 @@ class ListedLookup:
     test can tell them apart by eye.
     """
 
-    def __init__(self, things: Iterable[Thing] = (), revision: int = 1) -> None:
+    def __init__(
+        self, things: Iterable[Thing] = (), commands: Sequence[Command] = (), revision: int = 1
+    ) -> None:
         self.revision = revision
+        self._commands = commands
         self.creations: list[Change] = []
         self._things = {(thing.KIND, thing.id): thing for thing in things}
         self._series: dict[tuple[str, str, str], int] = {}
@@ -118,6 +123,18 @@ class ListedLookup:
         """For how long values of the series are kept."""
         points = (thing for thing in self._things.values() if isinstance(thing, Point))
         return next((each.keep_minutes for each in points if each.series == series), 0)
+
+    def commands_of(self, point: Point, now_ms: int) -> Sequence[Command]:
+        """The point's commands, as listed."""
+        return [rules.seen_at(each, now_ms) for each in self._commands if each.point == point.id]
+
+    def target(self, point: Point, now_ms: int) -> Command | None:
+        """The first that is listed of which something is still expected."""
+        own = (each for each in self._commands if each.point == point.id)
+        return next((each for each in own if rules.pending(each, now_ms)), None)
+
+    async def commands_current(self) -> None:
+        """They are all listed."""
 
     async def caught_up(self, offset: int) -> None:
         """Changes are in at once."""
@@ -314,6 +331,7 @@ class AppliedLog:
 
     def __init__(self, view: View) -> None:
         self._view = view
+        self.lanes = 1
         self.records: list[Any] = []
 
     async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
@@ -322,6 +340,9 @@ class AppliedLog:
         for topic, _, envelope in out:
             self.records.append(envelope.record)
             offset = self._view.revision + 1
+            if isinstance(envelope.record, Command):
+                offset = len(self._view.commands)
+                self._view.commands.apply(0, offset, envelope.record)
             if topic is CATALOGUE_CHANGED and isinstance(envelope.record, Change):
                 self._view.apply(envelope.record, offset)
             offsets.append(offset)

@@ -24,3 +24,9 @@ def test_a_bound_is_kept() -> None:
     assert load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "2.5"}).webhook_seconds_max == 2.5
     with pytest.raises(BadSetting, match="LINESHAFT_WEBHOOK_SECONDS_MAX"):
         load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "0"})
+
+
+def test_a_command_does_not_outlive_what_the_log_keeps() -> None:
+    assert load({"LINESHAFT_COMMAND_SECONDS": "3600", "LINESHAFT_RETENTION_HOURS": "1"})
+    with pytest.raises(BadSetting, match="LINESHAFT_COMMAND_SECONDS"):
+        load({"LINESHAFT_COMMAND_SECONDS": "3601", "LINESHAFT_RETENTION_HOURS": "1"})

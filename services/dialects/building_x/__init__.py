@@ -1,4 +1,4 @@
-"""Siemens Building X at the door: tokens and point values in; the values of a point out.
+"""Siemens Building X at the door: tokens, point values in, commands; the values of a point out.
 
 https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
 """
@@ -6,6 +6,7 @@ https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/qui
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects.building_x import commands
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import INGEST, PREFIXES
 from services.dialects.building_x.receipts import READ_RECEIPT
@@ -21,7 +22,7 @@ DIALECT = Dialect(
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
     reads=(READ_VALUES,),
-    calls=(TOKEN, KEY_SET, READ_RECEIPT),
+    calls=(TOKEN, KEY_SET, READ_RECEIPT, *commands.CALLS),
     prefixes=PREFIXES,
     audience=AUDIENCE,
     refused=refused,

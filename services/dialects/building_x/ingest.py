@@ -96,7 +96,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
         raise Forbidden("the point does not take values in")
     content_type = inbound.headers.get("content-type", "")
     if content_type not in _MEDIA_TYPES:
-        _check_media_type(content_type)
+        check_media_type(content_type)
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
     data = _json.read(_DECODER, inbound.body).data
 
@@ -197,7 +197,8 @@ def _overwrites(inbound: Inbound) -> bool:
     return overwrite
 
 
-def _check_media_type(content_type: str) -> None:
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless it is one of the two of JSON."""
     if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
         raise Unsupported(f"send {JSON_API} or application/json")
 

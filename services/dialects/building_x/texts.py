@@ -21,7 +21,7 @@ from math import inf, isfinite
 
 from msgspec.json import Decoder
 
-from schemas.blocks import bits_of
+from schemas.blocks import bits_of, double_of
 from schemas.samples import Kind, Value
 from services.dialects._times import all_ms_of, text_of, why_not
 
@@ -58,6 +58,16 @@ def columns(kind: Kind, texts: Sequence[str]) -> tuple[array[int], dict[int, str
     if kind == Kind.JSON:
         _check_json(texts)
     return array("q", [bits_of(kind, text) for text in texts]), dict(enumerate(texts))
+
+
+def value_of(kind: Kind, text: str) -> Value:
+    """What one text means. Raises ValueError or OverflowError where it is not of the type."""
+    bits, kept = columns(kind, [text])
+    if kept:
+        return text
+    if kind == Kind.DOUBLE:
+        return double_of(bits[0])
+    return bool(bits[0]) if kind == Kind.BOOL else bits[0]
 
 
 def why_not_value(kind: Kind, text: str) -> str:

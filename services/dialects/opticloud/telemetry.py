@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
+from math import isfinite
 from struct import Struct
 from typing import Any
 
@@ -55,7 +56,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     elements = message if type(message) is list else (message,)
     stamps = lookup.stamps(tenant, device)
     policies: list[PointPolicy] = []
-    policy_row, last_policy = 0, None
+    policy_row, last_policy, wanted = 0, None, None
     new_keys: dict[str, None] = {}
     texts: dict[int, str] = {}
     raw: list[dict[str, Raw]] = []
@@ -87,10 +88,18 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
             else:
                 series_id, policy = stamp
             if policy is not last_policy:
-                last_policy, policy_row = policy, _row_of(policies, policy)
-            if kind == _LONG and policy.kind == _DOUBLE:
-                # A whole number is a double, too, where the point is declared as one.
-                kind, bit = _DOUBLE, _unpack_long(_pack_double(bit))[0]
+                last_policy, policy_row, wanted = policy, _row_of(policies, policy), policy.kind
+            if wanted is not None and kind != wanted:
+                if wanted == _JSON:
+                    text = _written(key, index, inbound.body, raw)
+                    fitting = _JSON, bits_of(_JSON, text), text
+                else:
+                    fitting = _of_type(wanted, kind, bit, value)
+                kind, bit, text = fitting
+                if kind == wanted:
+                    texts.pop(len(series), None)
+                    if kind in _TEXTS:
+                        texts[len(series)] = text
             series.append(series_id)
             times.append(ts_ms)
             kinds.append(kind)
@@ -155,6 +164,25 @@ def _unusual(
         return _JSON, bits_of(_JSON, text), text
     text = str(value)
     return _STRING, bits_of(_STRING, text), text
+
+
+def _of_type(wanted: Kind, kind: int, bit: int, value: Any) -> tuple[int, int, str]:
+    """Kind, bits and text of a value for a point that is declared of another type than it is
+    written in: of that type where it can be one without loss of meaning, else as it was, and the
+    judge refuses it.
+    """
+    if wanted == _STRING and type(value) is str:
+        return _STRING, bits_of(_STRING, value), value
+    if wanted == Kind.DATE and kind == _LONG and 0 <= bit < TS_MS_MAX:
+        return wanted, bit, ""
+    if wanted == _DOUBLE and kind == _LONG:
+        return _DOUBLE, _unpack_long(_pack_double(bit))[0], ""
+    if wanted == _DOUBLE and kind == _STRING:
+        number = of_text(value) if type(value) is str else value
+        # Telemetry has no type for it, but a double may be near enough.
+        if type(number) is not str and isfinite(double := float(str(number))):
+            return _DOUBLE, _unpack_long(_pack_double(double))[0], ""
+    return kind, bit, ""
 
 
 def _written(key: str, index: int, body: bytes, raw: list[dict[str, Raw]]) -> str:

@@ -29,7 +29,7 @@ EXAMPLES = list(examples())
 def test_the_dialect_does_what_the_example_says(example: Example) -> None:
     request = example.json("request")
     door = doors(DIALECTS[example.dialect])[request["door"]]
-    _WALKS[type(door)](example, door, request, ListedLookup(example.things()))
+    _WALKS[type(door)](example, door, request, ListedLookup(example.things(), example.commands()))
 
 
 @pytest.mark.parametrize("name", DIALECTS)

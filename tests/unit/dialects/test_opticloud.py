@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from schemas.catalogue import Device
+from schemas.catalogue import Device, Point
 from schemas.samples import Kind
 from services.dialects import Inbound
 from services.dialects.opticloud import spelling, telemetry
@@ -39,7 +39,72 @@ def decoded(body: bytes) -> list[tuple[str, Kind, object]]:
     return [(keys[sample.series], sample.kind, sample.value) for sample in block.samples()]
 
 
+def for_a_point(declared: Kind, text: str) -> tuple[Kind, object]:
+    """What a value becomes that is sent for a point of a declared type, behind another key."""
+    point = Point("p", tenant="acme", device=DEVICE, key="key", kind=declared, locked=True)
+    lookup = ListedLookup([Device(DEVICE, tenant="acme"), point])
+    body = f'{{"other": "a text", "key": {text}, "another": 7}}'.encode()
+    block = telemetry.decode(Inbound(body, NOW_MS, a_principal(device=DEVICE)), lookup).block
+    first, sample, last = block.samples()
+    assert (first.value, last.value) == ("a text", 7)
+    return sample.kind, sample.value
+
+
 # -- what values become
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "value"),
+    [
+        (Kind.DOUBLE, "42", 42.0),
+        (Kind.DOUBLE, '"42"', 42.0),
+        (Kind.DOUBLE, "1e3", 1000.0),
+        (Kind.DOUBLE, "5e-324", 5e-324),
+        (Kind.DOUBLE, "1.7976931348623157e308", 1.7976931348623157e308),
+        (Kind.DOUBLE, "0.12345678901234567890", 0.12345678901234568),
+        (Kind.DOUBLE, '"0.12345678901234567890"', 0.12345678901234568),
+        (Kind.DOUBLE, "123456789012345678901234567890", 1.2345678901234568e29),
+        (Kind.STRING, '"42"', "42"),
+        (Kind.STRING, '"-4.50"', "-4.50"),
+        (Kind.STRING, '"99999999999999999999"', "99999999999999999999"),
+        (Kind.STRING, '""', ""),
+        (Kind.JSON, "true", "true"),
+        (Kind.JSON, "2.50", "2.50"),
+        (Kind.JSON, '"text"', '"text"'),
+        (Kind.JSON, '"42"', '"42"'),
+        (Kind.JSON, "12345678901234567890", "12345678901234567890"),
+        (Kind.JSON, '{"a": [1.0]}', '{"a":[1.0]}'),
+        (Kind.DATE, "1767225600123", 1_767_225_600_123),
+        (Kind.DATE, "0", 0),
+    ],
+)
+def test_what_fits_the_declared_type_is_of_it(declared: Kind, text: str, value: object) -> None:
+    found = for_a_point(declared, text)
+    assert (found, type(found[1])) == ((declared, value), type(value))
+
+
+@pytest.mark.parametrize(
+    ("declared", "text", "kind"),
+    [
+        (Kind.DOUBLE, "true", Kind.BOOL),
+        (Kind.DOUBLE, '"warm"', Kind.STRING),
+        (Kind.DOUBLE, "1e400", Kind.STRING),
+        (Kind.DOUBLE, "{}", Kind.JSON),
+        (Kind.LONG, "42.0", Kind.DOUBLE),
+        (Kind.LONG, "9223372036854775808", Kind.STRING),
+        (Kind.BOOL, "1", Kind.LONG),
+        (Kind.BOOL, '"true"', Kind.STRING),
+        (Kind.STRING, "42", Kind.LONG),
+        (Kind.STRING, "[]", Kind.JSON),
+        (Kind.DATE, "-1", Kind.LONG),
+        (Kind.DATE, "9214646400000", Kind.LONG),
+        (Kind.DATE, '"2026-01-01T00:00:00Z"', Kind.STRING),
+    ],
+)
+def test_what_does_not_fit_stays_what_it_is_and_the_judge_refuses_it(
+    declared: Kind, text: str, kind: Kind
+) -> None:
+    assert for_a_point(declared, text)[0] == kind
 
 
 def decided(text: str) -> tuple[Kind, object]:

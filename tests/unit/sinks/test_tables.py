@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,11 @@ from schemas.envelope import (
 )
 from schemas.queries import RangeQuery
 from schemas.samples import TS_MS_MAX, Kind
-from schemas.tables import AUDIT, DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
+from schemas.tables import AUDIT, COMMANDS, DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
 from schemas.topics import (
     CALLS_AUDITED,
     CATALOGUE_CHANGED,
+    COMMANDS_CHANGED,
     LANES_STORED,
     SAMPLES_ACCEPTED,
     SAMPLES_RECEIVED,
@@ -48,7 +50,7 @@ from services.settings import Settings
 from services.sinks import SinkWorker, all_sinks
 from services.sinks.clickhouse import MONTHS_MAX
 from services.store import Store, open_store
-from tests.support.builders import NOW_MS, a_block, a_policy, a_sample
+from tests.support.builders import NOW_MS, a_block, a_command, a_policy, a_sample
 from tests.support.processes import ROOT
 from tests.support.stores import MemoryStore, rows_of
 from tests.support.stores import a_block as judged
@@ -104,7 +106,7 @@ def test_the_group_that_others_look_at_is_the_sink_of_the_accepted_samples() -> 
     of_samples = [f"sinks.{sink.name}" for sink in all_sinks() if sink.source is SAMPLES_ACCEPTED]
     assert of_samples == [SINK_GROUP]
     assert {table.name for table in TABLES} == {
-        *("samples", "suppressed", "refused", "points", "devices", "audit")
+        *("samples", "suppressed", "refused", "points", "devices", "audit", "commands")
     }
 
 
@@ -193,6 +195,46 @@ def test_counts_of_suppressed_samples_tell_nothing_changed_from_nothing_came(
             ]
 
     asyncio.run(body())
+
+
+def test_a_command_is_one_row_with_its_furthest_state(tmp_path: Path) -> None:
+    now_ms = int(time.time()) * 1000
+    waiting = a_command("c1", at_ms=now_ms, value=-1e-7)
+    delivered = replace(waiting, state="delivered", changed_ms=now_ms + 5)
+    again = replace(delivered, changed_ms=now_ms + 6)
+    confirmed = replace(waiting, state="confirmed", changed_ms=now_ms + 9)
+    old = a_command("c2", kind=Kind.STRING, value="zu heiß 😀")
+    late = replace(old, state="delivered", changed_ms=old.expires_ms)
+    device = a_command("c3", at_ms=now_ms, kind=Kind.LONG, value=-(2**63))
+
+    async def body() -> None:
+        async with parts(tmp_path) as (log, store), running(log, store):
+            for each in (waiting, delivered, again, confirmed, delivered, old, late, device):
+                await log.append([(COMMANDS_CHANGED, 1, Envelope(each))])
+            await until_empty(log)
+            found = await store.rows(
+                "SELECT command, kind, value, state, outcome, toUnixTimestamp64Milli(changed) "
+                "FROM commands FINAL ORDER BY command"
+            )
+            assert [tuple(row) for row in found] == [
+                ("c1", "double", "-1e-07", "confirmed", "confirmed", now_ms + 9),
+                ("c2", "string", "zu heiß 😀", "queued", "expired", old.at_ms),
+                ("c3", "long", str(-(2**63)), "queued", "queued", now_ms),
+            ]
+
+    asyncio.run(body())
+
+
+def test_of_two_deliveries_the_first_is_the_row() -> None:
+    queued = a_command()
+    records = [
+        queued,
+        replace(queued, state="delivered", changed_ms=NOW_MS + 1),
+        replace(queued, state="delivered", changed_ms=NOW_MS + 2),
+    ]
+    rows = COMMANDS.rows([Logged(n, Envelope(each)) for n, each in enumerate(records)])
+    first, second, third = rows.column("version").to_pylist()
+    assert first < third < second
 
 
 def test_a_call_is_one_row_that_says_how_it_ended_however_often_it_is_written(

@@ -1,0 +1,341 @@
+"""Commands on a real log: what control takes in, what every process knows, and who delivers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.catalogue import Point
+from schemas.commands import Command, State
+from schemas.envelope import Envelope, Letter
+from schemas.samples import Kind, Value
+from schemas.topics import COMMANDS_CHANGED
+from services.catalogue import Caller, Control, View, commands
+from services.catalogue.commands import (
+    LANE_COMMANDS_MAX,
+    LANE_OPEN_MAX,
+    POINT_COMMANDS_MAX,
+    Commands,
+    advance,
+)
+from services.domain.commands import DELIVERY_MS
+from services.errors import Forbidden, Malformed, OverQuota, Refused, Taken, Unavailable, Unknown
+from tests.support.builders import NOW_MS, a_command
+from tests.support.catalogue import SECRET, Office, audits, offices
+
+CLIENT = Caller("client-1", "http", "acme", frozenset({"ingest", "read"}))
+EXPIRE_MS = 600_000
+
+
+def run(folder: Path, body: Callable[..., Awaitable[Any]], count: int = 1) -> None:
+    """Run `body` with so many processes, and a point of tenant acme that is writable."""
+
+    async def opened() -> None:
+        async with offices(folder, count) as each:
+            control = each[0].control
+            await control.add_tenant("acme", "Acme Ltd")
+            device = await control.add_device("acme", "Boiler")
+            point = await control.add_point(
+                "acme", device.id, "target", kind=Kind.DOUBLE, writable=True
+            )
+            await each[-1].view.caught_up(each[0].view.revision)
+            await asyncio.wait_for(body(*each, point), 30)
+
+    asyncio.run(opened())
+
+
+async def commanded(it: Office, point: Point, value: Value = 21.5) -> Command:
+    """A command of the client's."""
+    return await it.control.by(CLIENT).command_point("acme", point.id, value, kind=Kind.DOUBLE)
+
+
+def test_a_command_is_known_when_the_action_returns_and_written_down(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        now_ms = it.clock.now_ms()
+        made = await commanded(it, point)
+        assert made == Command(
+            made.id, "acme", point.device, point.id, point.series, Kind.DOUBLE, 21.5, "client-1",
+            at_ms=now_ms, expires_ms=now_ms + EXPIRE_MS, state="queued", changed_ms=now_ms,
+        )  # fmt: skip
+        assert it.view.commands_of(point, now_ms) == [made]
+        assert it.view.target(point, now_ms) == made
+        assert it.view.commands.deliverable("acme", point.device, now_ms) == [made]
+        assert it.view.commands.deliverable("globex", point.device, now_ms) == []
+
+        last = (await audits(it.log))[-1]
+        assert (last.action, last.subject, last.outcome) == ("command_point", "client-1", "done")
+        assert last.arguments == {"tenant": "acme", "id": point.id, "value": 21.5, "kind": 0}
+
+    run(tmp_path, body)
+
+
+def test_every_process_knows_it_and_one_that_starts_later(tmp_path: Path) -> None:
+    async def body(one: Office, other: Office, point: Point) -> None:
+        made = [await commanded(one, point, float(n)) for n in range(3)]
+        await other.view.commands_current()
+        now_ms = one.clock.now_ms()
+        assert other.view.commands_of(point, now_ms) == made[::-1]
+        told = await advance(other.log, other.view.commands, made[1].id, State.DELIVERED, now_ms)
+        await one.view.commands_current()
+        assert one.view.commands_of(point, now_ms) == [made[2], told, made[0]]
+        assert one.view.target(point, now_ms) == made[2]
+
+        later, stop = View(), asyncio.Event()
+        following = asyncio.create_task(later.follow(one.log, stop))
+        await later.ready()
+        assert later.commands_of(point, now_ms) == [made[2], told, made[0]]
+        stop.set()
+        await following
+
+    run(tmp_path, body, count=2)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (True, Kind.DOUBLE),
+        ("1", Kind.DOUBLE),
+        (float("nan"), Kind.DOUBLE),
+        (5, Kind.LONG),
+        (5.0, 17),
+    ],
+)
+def test_a_value_of_another_type_is_refused(tmp_path: Path, value: Value, kind: int) -> None:
+    async def body(it: Office, point: Point) -> None:
+        with pytest.raises(Malformed):
+            await it.control.command_point("acme", point.id, value, kind=kind)
+        assert it.view.commands_of(point, it.clock.now_ms()) == []
+
+    run(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (Kind.LONG, -(2**63), 2**63),
+        (Kind.BOOL, False, 0),
+        (Kind.STRING, "ä" * 2048, "ä" * 2049),
+        (Kind.JSON, "{}", {}),
+        (Kind.DATE, NOW_MS, 1.5),
+    ],
+)
+def test_a_value_of_the_points_type_is_taken(
+    tmp_path: Path, kind: Kind, good: Value, bad: Any
+) -> None:
+    async def body(it: Office, point: Point) -> None:
+        other = await it.control.add_point("acme", point.device, "other", kind=kind, writable=True)
+        made = await it.control.command_point("acme", other.id, good, kind=kind)
+        assert (made.kind, made.value, type(made.value)) == (kind, good, type(good))
+        with pytest.raises(Malformed):
+            await it.control.command_point("acme", other.id, bad, kind=kind)
+        # What lies on the log is read as it was.
+        later, stop = View(), asyncio.Event()
+        following = asyncio.create_task(later.follow(it.log, stop))
+        await later.ready()
+        assert later.commands_of(other, it.clock.now_ms()) == [made]
+        stop.set()
+        await following
+
+    run(tmp_path, body)
+
+
+def test_a_point_that_is_not_writable_or_of_another_tenant_takes_none(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        await it.control.change_point("acme", point.id, writable=False)
+        with pytest.raises(Forbidden):
+            await commanded(it, point)
+        await it.control.change_point("acme", point.id, writable=True)
+        await it.control.add_tenant("globex", "Globex")
+        with pytest.raises(Unknown):
+            await it.control.command_point("globex", point.id, 1.0, kind=Kind.DOUBLE)
+        stranger = replace(CLIENT, tenant="globex")
+        with pytest.raises(Forbidden):
+            await it.control.by(stranger).command_point("acme", point.id, 1.0, kind=Kind.DOUBLE)
+        assert it.view.commands_of(point, it.clock.now_ms()) == []
+
+    run(tmp_path, body)
+
+
+def test_too_many_that_wait_for_a_device_are_refused_until_some_are_through(
+    tmp_path: Path,
+) -> None:
+    async def body(it: Office, point: Point) -> None:
+        control = Control(it.log, it.view, it.clock, SECRET, device_commands_max=2)
+
+        async def one() -> Command:
+            made: Command = await control.command_point("acme", point.id, 1.0, kind=Kind.DOUBLE)
+            return made
+
+        first, _ = await one(), await one()
+        with pytest.raises(OverQuota):
+            await one()
+        now_ms = it.clock.now_ms()
+        await advance(it.log, it.view.commands, first.id, State.DELIVERED, now_ms)
+        await one()
+        with pytest.raises(OverQuota):
+            await one()
+        it.clock.advance(EXPIRE_MS)
+        await one()
+
+    run(tmp_path, body)
+
+
+def test_too_many_that_wait_in_a_lane_are_refused(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        now_ms = it.clock.now_ms()
+        waiting = [
+            a_command(f"c{n}", device=f"d{n}", series=n, at_ms=now_ms) for n in range(LANE_OPEN_MAX)
+        ]
+        out = [(COMMANDS_CHANGED, 0, Envelope(each)) for each in waiting]
+        await it.log.append(out)
+        await it.view.commands_current()
+        with pytest.raises(OverQuota):
+            await commanded(it, point)
+
+    run(tmp_path, body)
+
+
+def test_a_repetition_under_its_key_is_the_same_command_in_every_process(tmp_path: Path) -> None:
+    async def body(one: Office, other: Office, point: Point) -> None:
+        async def asked(it: Office, value: float, key: str) -> Command:
+            made: Command = await it.control.command_point(
+                "acme", point.id, value, kind=Kind.DOUBLE, idempotency_key=key
+            )
+            return made
+
+        first, again = await asyncio.gather(asked(one, 5.0, "k"), asked(other, 5.0, "k"))
+        assert first == again
+        now_ms = one.clock.now_ms()
+        delivered = await advance(one.log, one.view.commands, first.id, State.DELIVERED, now_ms)
+        assert await asked(one, 5.0, "k") == delivered
+        assert (await asked(one, 6.0, "k")).id != first.id
+        assert (await asked(one, 5.0, "j")).id != first.id
+        assert len(one.view.commands_of(point, now_ms)) == 3
+        with pytest.raises(Malformed):
+            await asked(one, 5.0, "k" * 256)
+
+    run(tmp_path, body, count=2)
+
+
+def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
+    async def body(one: Office, other: Office, point: Point) -> None:
+        made, late = await commanded(one, point), await commanded(one, point)
+        now_ms = one.clock.now_ms()
+        await other.view.commands_current()
+        told = await asyncio.gather(
+            advance(one.log, one.view.commands, made.id, State.DELIVERED, now_ms + 1),
+            advance(other.log, other.view.commands, made.id, State.DELIVERED, now_ms + 2),
+            return_exceptions=True,
+        )
+        # Either may be first, and the other may have seen that before.
+        assert sorted(isinstance(each, Refused) for each in told) == [False, True]
+        with pytest.raises(Refused, match="delivered"):
+            await advance(one.log, one.view.commands, made.id, State.DELIVERED, now_ms + 3)
+        confirmed = await advance(one.log, one.view.commands, made.id, State.CONFIRMED, now_ms + 9)
+        assert (confirmed.state, confirmed.changed_ms) == ("confirmed", now_ms + 9)
+
+        one.clock.advance(EXPIRE_MS + DELIVERY_MS)
+        with pytest.raises(Refused, match="expired"):
+            await advance(one.log, one.view.commands, late.id, State.DELIVERED, one.clock.now_ms())
+        with pytest.raises(Unknown):
+            await advance(one.log, one.view.commands, "none", State.DELIVERED, now_ms)
+        states = [each.state for each in one.view.commands_of(point, one.clock.now_ms())]
+        assert states == ["expired", "confirmed"]
+        assert one.view.target(point, one.clock.now_ms()) is None
+
+    run(tmp_path, body, count=2)
+
+
+def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path) -> None:
+    """Both look before either has written."""
+
+    async def body(one: Office, other: Office, point: Point) -> None:
+        made = await commanded(one, point)
+        await other.view.commands_current()
+        behind = Commands()
+        behind.apply(0, 0, made)
+        following = asyncio.Event()
+        first = await advance(one.log, one.view.commands, made.id, State.DELIVERED, made.at_ms + 1)
+        task = asyncio.create_task(behind.follow(one.log, following))
+        with pytest.raises(Taken):
+            await advance(one.log, behind, made.id, State.DELIVERED, made.at_ms + 2)
+        assert behind.one(made.id) == first
+        following.set()
+        await task
+
+    run(tmp_path, body, count=2)
+
+
+def test_a_command_that_the_log_does_not_take_in_time_is_answered_as_unknown(
+    tmp_path: Path,
+) -> None:
+    async def body(it: Office, point: Point) -> None:
+        made = a_command(series=point.series)
+        nobody_follows = Commands()
+        with pytest.raises(Unavailable):
+            await commands.append(it.log, nobody_follows, made, seconds=0.05)
+
+    run(tmp_path, body)
+
+
+def test_a_record_that_is_no_command_is_counted_and_passed_over(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        await it.log.append([(COMMANDS_CHANGED, 0, Envelope(Letter("?", "?", "test")))])
+        made = await commanded(it, point)
+        assert it.view.commands.undecodable == 1
+        assert it.view.commands_of(point, it.clock.now_ms()) == [made]
+
+    run(tmp_path, body)
+
+
+def test_of_a_point_the_newest_are_held_and_those_that_wait() -> None:
+    held = Commands()
+    waiting = a_command("waiting", expires_ms=NOW_MS + 10_000_000)
+    held.apply(0, 0, waiting)
+    for n in range(1, POINT_COMMANDS_MAX + 5):
+        at_ms = NOW_MS + n * 1_000_000
+        held.apply(0, n, a_command(f"c{n}", at_ms=at_ms))
+    ids = [each.id for each in held.of(7, NOW_MS)]
+    assert len(held) == len(ids) == POINT_COMMANDS_MAX
+    # The first one waited no more when it came to be the oldest of too many.
+    assert ids == [f"c{n}" for n in range(POINT_COMMANDS_MAX + 4, 4, -1)]
+
+    held = Commands()
+    held.apply(0, 0, replace(waiting, expires_ms=NOW_MS + 10**12))
+    for n in range(1, POINT_COMMANDS_MAX + 5):
+        held.apply(0, n, a_command(f"c{n}", at_ms=NOW_MS + n * 1_000_000))
+    ids = [each.id for each in held.of(7, NOW_MS)]
+    assert ids == [f"c{n}" for n in range(POINT_COMMANDS_MAX + 4, 5, -1)] + ["waiting"]
+
+
+def test_of_a_lane_so_many_are_held_whatever_comes() -> None:
+    held = Commands()
+    for n in range(LANE_COMMANDS_MAX + 50):
+        held.apply(3, n, a_command(f"c{n}", series=n, device=f"d{n}"))
+    assert len(held) == LANE_COMMANDS_MAX
+    assert held.of(49, NOW_MS) == [] and len(held.of(50, NOW_MS)) == 1
+    assert held.deliverable("acme", "d49", NOW_MS) == []
+    held.apply(3, LANE_COMMANDS_MAX + 50, replace(a_command("c49"), state=State.DELIVERED))
+    assert held.one("c49") is None
+
+
+def test_what_comes_twice_changes_nothing() -> None:
+    held = Commands()
+    queued = a_command()
+    delivered = replace(queued, state=State.DELIVERED, changed_ms=NOW_MS + 1)
+    for _ in range(2):
+        held.apply(0, 0, queued)
+        held.apply(0, 1, delivered)
+    assert held.of(7, NOW_MS) == [delivered]
+
+
+def test_what_is_older_than_the_log_keeps_is_not_shown() -> None:
+    held = Commands(kept_ms=1_000_000)
+    held.apply(0, 0, a_command())
+    assert len(held.of(7, NOW_MS + 999_999)) == 1
+    assert held.of(7, NOW_MS + 1_000_000) == []
