@@ -13,6 +13,7 @@ from typing import Self
 
 from services.catalogue._changes import Changes
 from services.catalogue._credentials import Credentials
+from services.catalogue._locations import Locations
 from services.catalogue._people import People
 from services.catalogue._places import Places
 from services.catalogue._ties import Ties
@@ -26,7 +27,7 @@ COMMIT_SECONDS = 10
 
 
 @audited
-class Control(Places, Credentials, People, Ties):
+class Control(Places, Locations, Credentials, People, Ties):
     """Every public coroutine is an action. They raise Refused with what is wrong in words, and
     Unavailable where the outcome is unknown.
     """

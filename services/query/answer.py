@@ -51,8 +51,8 @@ class Answer:
             # Only the credential says whose samples may be read, whatever a dialect made of it.
             query = replace(question.query, tenant=inbound.principal.tenant)
             question = replace(question, query=query)
-        if read.fresh:
-            asked = question.query.series or question.names
+        asked = question.query.series or question.names
+        if read.fresh and asked:
             await self._live.passed(asked, seconds=self._wait_seconds)
         reply = read.render(inbound, question, await self.page(question))
         kind = "latest" if isinstance(question.query, LatestQuery) else "range"

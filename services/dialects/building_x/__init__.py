@@ -6,8 +6,10 @@ https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/qui
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects.building_x import devices, locations, partitions, points
 from services.dialects.building_x.errors import refused
-from services.dialects.building_x.ingest import INGEST, PREFIXES
+from services.dialects.building_x.ingest import INGEST
+from services.dialects.building_x.jsonapi import PREFIXES
 from services.dialects.building_x.tokens import AUDIENCE, TOKEN
 from services.dialects.building_x.values import READ_VALUES
 
@@ -19,7 +21,13 @@ DIALECT = Dialect(
     contract_url="https://developer.siemens.com/building-x-openness/api/"
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
-    reads=(READ_VALUES,),
+    reads=(
+        *partitions.READS,
+        *locations.READS,
+        *devices.READS,
+        *points.READS,
+        READ_VALUES,
+    ),
     calls=(TOKEN,),
     prefixes=PREFIXES,
     refused=refused,

@@ -63,19 +63,25 @@ class _Body(Struct, gc=False):
 _DECODER = Decoder(_Body)
 
 
-def own_point(inbound: Inbound, lookup: Lookup) -> Point:
-    """The point that the path names.
+def own_partition(inbound: Inbound, lookup: Lookup) -> str:
+    """The tenant whose partition the path names: the caller's.
 
-    Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
-    not exist.
+    Raises Forbidden for a partition of somebody else, Unknown for one that does not exist.
     """
-    tenant = inbound.caller.tenant
     partition = inbound.path["partitionId"]
     owner = lookup.tenant_of(partition)
     if owner is None:
         raise Unknown(f"there is no partition {partition[:100]}")
-    if owner != tenant:
+    if owner != inbound.caller.tenant:
         raise Forbidden("the token is not for this partition")
+    return owner
+
+
+def own_point(inbound: Inbound, lookup: Lookup) -> Point:
+    """The point that the path names. Raises as `own_partition`, and Unknown for a point that does
+    not exist.
+    """
+    tenant = own_partition(inbound, lookup)
     point = lookup.point(tenant, inbound.path["pointId"])
     if point is None:
         raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
