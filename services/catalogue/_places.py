@@ -137,7 +137,7 @@ class Places(Part):
             name=text(name or key, "name"),
             kind=None if kind is None else int(kind),
             locked=locked,
-            unit=unit,
+            unit=note(unit, "unit"),
             description=note(description, "description"),
             writable=bool(writable),
             created_ms=self._clock.now_ms(),
@@ -184,9 +184,10 @@ class Places(Part):
             on_change=on_change,
             keep_minutes=keep_minutes,
         )
-        given = {"name": name and text(name, "name"), "unit": unit, "writable": writable, **rules}
-        if description is not None:
-            given["description"] = note(description, "description")
+        given = {"name": name and text(name, "name"), "writable": writable, **rules}
+        for place, said in (("unit", unit), ("description", description)):
+            if said is not None:
+                given[place] = note(said, place)
         check(name != "", "name", "1 to 256 characters")
         changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         if key is None or text(key, "key") == point.key:

@@ -28,7 +28,7 @@ DIALECT = Dialect(
         *points.READS,
         READ_VALUES,
     ),
-    calls=(TOKEN,),
+    calls=(TOKEN, *locations.CALLS, *devices.CALLS, *points.CALLS),
     prefixes=PREFIXES,
     refused=refused,
 )

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import Decoder
 
 from schemas.catalogue import Device
-from services.dialects._contract import Inbound, Lookup
+from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.building_x import lists, locations
+from services.dialects.building_x.editing import (
+    ATTRIBUTES,
+    GONE,
+    RELATIONSHIPS,
+    Body,
+    Data,
+    Text,
+    ToOne,
+    call,
+    created,
+    data_of,
+    made_of,
+    members,
+    own_id,
+    pointed,
+    same,
+)
 from services.dialects.building_x.ingest import own_partition
 from services.dialects.building_x.jsonapi import (
     Draft,
@@ -33,6 +54,30 @@ INCLUDES = (
     "hasGateway",
 )
 
+_NAMES = {"model": "modelName", "serial": "serialNumber"}
+_ENDS = {"location": "hasLocation", "gateway": "hasGateway"}
+
+
+class _Attributes(Struct, rename=_NAMES, forbid_unknown_fields=True):
+    name: Text = UNSET
+    description: Text = UNSET
+    model: Text = UNSET
+    serial: Text = UNSET
+
+
+class _Relationships(Struct, rename=_ENDS, forbid_unknown_fields=True):
+    location: ToOne | UnsetType = UNSET
+    gateway: ToOne | UnsetType = UNSET
+    # What clients send back with the rest; it says nothing.
+    hasFeatures: Any = UNSET
+    hasDevices: Any = UNSET
+    hasPoints: Any = UNSET
+
+
+_BODY = Decoder(Body[_Attributes, _Relationships])
+_POINTERS = {
+    name: f"{ATTRIBUTES}/{_NAMES.get(name, name)}" for name in _Attributes.__struct_fields__
+} | {name: f"{RELATIONSHIPS}/{end}" for name, end in _ENDS.items()}
 _FILTERS = {
     "name": lambda each: each.name,
     "modelName": lambda each: each.model,
@@ -154,6 +199,45 @@ def find_by_id(inbound: Inbound, lookup: Lookup) -> Draft:
     return draft
 
 
+async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Make a device."""
+    tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
+    made_of(data, ("Device",))
+    given = {"name": "", **_given(data)}
+    with pointed(_POINTERS):
+        made = await actions.control(inbound.caller).add_device(tenant, **own_id(data), **given)
+    return created(_shown(made, inbound, lookup), Links(inbound).to("devices", made.id))
+
+
+async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Change what is given of a device."""
+    device, data = own_device(inbound, lookup), data_of(_BODY, inbound)
+    same(data, "Device", device.id)
+    with pointed(_POINTERS):
+        control = actions.control(inbound.caller)
+        changed = await control.change_device(device.tenant, device.id, **_given(data))
+    return _shown(changed, inbound, lookup).reply()
+
+
+async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Delete a device with its points and keys."""
+    device = own_device(inbound, lookup)
+    with pointed({"id": ""}):
+        await actions.control(inbound.caller).delete_device(device.tenant, device.id)
+    return GONE
+
+
+def _given(data: Data[_Attributes, _Relationships]) -> Members:
+    """What is given of a device, by control's names."""
+    ends = members(data.relationships)
+    return members(data.attributes) | {name: ends[name] for name in _ENDS if name in ends}
+
+
+def _shown(device: Device, inbound: Inbound, lookup: Lookup) -> Draft:
+    """A device that was made or changed."""
+    return Draft(of(device, lookup, Links(inbound), Wanted.of({})))
+
+
 def own_device(inbound: Inbound, lookup: Lookup) -> Device:
     """The device that the path names. Raises Unknown."""
     tenant, asked = own_partition(inbound, lookup), inbound.path["deviceId"]
@@ -181,5 +265,34 @@ READS = (
         _PAGE,
         missing=_MISSING,
         parameters=_LISTED,
+    ),
+)
+CALLS = (
+    call(
+        "POST",
+        PATH,
+        create,
+        "Make a device",
+        {201: "the device", 409: "the id is taken, or the type is another"},
+        example={
+            "type": "Device",
+            "attributes": {"name": "Press 7", "modelName": "HP-200", "serialNumber": "SN-7"},
+            "relationships": {"hasLocation": {"data": {"type": "Building", "id": "…"}}},
+        },
+    ),
+    call(
+        "PATCH",
+        ONE,
+        change,
+        "Change what is given of a device",
+        {200: "the device", 409: "another type or id than the path's"},
+        example={"type": "Device", "id": "…", "attributes": {"description": "Hall 2"}},
+    ),
+    call(
+        "DELETE",
+        ONE,
+        delete,
+        "Delete a device with its points and keys",
+        {204: "it is gone; what was stored stays"},
     ),
 )

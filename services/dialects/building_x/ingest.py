@@ -88,6 +88,12 @@ def own_point(inbound: Inbound, lookup: Lookup) -> Point:
     return point
 
 
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless it is one of the two of JSON."""
+    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
+        raise Unsupported(f"send {JSON_API} or application/json")
+
+
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     """The request as one block of the point's series, rows in the request's order."""
     point = own_point(inbound, lookup)
@@ -95,7 +101,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
         raise Forbidden("the point does not take values in")
     content_type = inbound.headers.get("content-type", "")
     if content_type not in _MEDIA_TYPES:
-        _check_media_type(content_type)
+        check_media_type(content_type)
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
     data = _json.read(_DECODER, inbound.body).data
 
@@ -173,11 +179,6 @@ def _overwrites(inbound: Inbound) -> bool:
     if overwrite is None:
         raise Malformed("overwrite is true or false", where="?overwrite")
     return overwrite
-
-
-def _check_media_type(content_type: str) -> None:
-    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
-        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def _check_bytes(texts: Sequence[str]) -> None:

@@ -5,10 +5,31 @@ the type of its resource.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from schemas.catalogue import Location
-from services.dialects._contract import Inbound, Lookup
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import Decoder
+
+from schemas.catalogue import LOCATION_TYPES, Location
+from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.building_x import lists
+from services.dialects.building_x.editing import (
+    ATTRIBUTES,
+    GONE,
+    RELATIONSHIPS,
+    Body,
+    Data,
+    Text,
+    ToOne,
+    call,
+    created,
+    data_of,
+    made_of,
+    members,
+    own_id,
+    pointed,
+    same,
+)
 from services.dialects.building_x.ingest import own_partition
 from services.dialects.building_x.jsonapi import (
     Draft,
@@ -35,6 +56,38 @@ ADDRESS = {
 }
 """Members of a postal address, and of a location."""
 
+
+class _Address(Struct, rename="camel", forbid_unknown_fields=True):
+    street: Text = UNSET
+    postal_code: Text = UNSET
+    locality: Text = UNSET
+    region: Text = UNSET
+    country_code: Text = UNSET
+
+
+class _Attributes(Struct, rename="camel", forbid_unknown_fields=True):
+    label: Text = UNSET
+    description: Text = UNSET
+    time_zone: Text = UNSET
+    postal_address: _Address | UnsetType | None = UNSET
+
+
+class _Relationships(Struct, rename={"parent": "isPartOf"}, forbid_unknown_fields=True):
+    parent: ToOne | UnsetType = UNSET
+    # What clients send back with the rest; it says nothing.
+    hasPostalAddress: Any = UNSET
+    hasDevices: Any = UNSET
+
+
+_BODY = Decoder(Body[_Attributes, _Relationships])
+_POINTERS = {
+    "label": f"{ATTRIBUTES}/label",
+    "description": f"{ATTRIBUTES}/description",
+    "time_zone": f"{ATTRIBUTES}/timeZone",
+    "parent": f"{RELATIONSHIPS}/isPartOf",
+    "type": "/data/type",
+    **{member: f"{ATTRIBUTES}/postalAddress/{name}" for name, member in ADDRESS.items()},
+}
 _FILTERS = {
     "type": lambda each: each.type,
     "label": lambda each: each.label,
@@ -105,6 +158,53 @@ def find_by_id(inbound: Inbound, lookup: Lookup) -> Draft:
     return draft
 
 
+async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Make a location."""
+    tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
+    kind = made_of(data, LOCATION_TYPES)
+    given = {"label": "", **_given(data)}
+    with pointed(_POINTERS):
+        control = actions.control(inbound.caller)
+        made = await control.add_location(tenant, type=kind, **own_id(data), **given)
+    return created(_shown(made, inbound, lookup), Links(inbound).to("locations", made.id))
+
+
+async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Change what is given of a location."""
+    location, data = own_location(inbound, lookup), data_of(_BODY, inbound)
+    same(data, location.type, location.id)
+    with pointed(_POINTERS):
+        control = actions.control(inbound.caller)
+        changed = await control.change_location(location.tenant, location.id, **_given(data))
+    return _shown(changed, inbound, lookup).reply()
+
+
+async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Delete a location with nothing in it any more."""
+    location = own_location(inbound, lookup)
+    with pointed({"id": ""}):
+        await actions.control(inbound.caller).delete_location(location.tenant, location.id)
+    return GONE
+
+
+def _given(data: Data[_Attributes, _Relationships]) -> Members:
+    """What is given of a location, by control's names."""
+    given = members(data.attributes)
+    if (address := given.pop("postal_address", UNSET)) is not UNSET:
+        # Null takes the whole address away.
+        given |= members(address) if address else dict.fromkeys(ADDRESS.values(), "")
+    ends = members(data.relationships)
+    return given | ({"parent": ends["parent"]} if "parent" in ends else {})
+
+
+def _shown(location: Location, inbound: Inbound, lookup: Lookup) -> Draft:
+    """A location that was made or changed, with its address."""
+    links, wanted = Links(inbound), Wanted.of({lists.INCLUDE: "hasPostalAddress"}, INCLUDES)
+    draft = Draft(of(location, lookup, links, wanted))
+    draft.include(included(location, lookup, links, wanted))
+    return draft
+
+
 def own_location(inbound: Inbound, lookup: Lookup) -> Location:
     """The location that the path names. Raises Unknown."""
     tenant, asked = own_partition(inbound, lookup), inbound.path["locationId"]
@@ -132,5 +232,39 @@ READS = (
         "the location",
         missing="unknown partition or location",
         parameters=_SHOWN,
+    ),
+)
+_EXAMPLE = {
+    "type": "Building",
+    "attributes": {
+        "label": "Headquarters",
+        "timeZone": "Europe/Zurich",
+        "postalAddress": {"street": "Main Street 1", "locality": "Zug", "countryCode": "CH"},
+    },
+    "relationships": {"isPartOf": {"data": {"type": "Campus", "id": "…"}}},
+}
+CALLS = (
+    call(
+        "POST",
+        PATH,
+        create,
+        "Make a location",
+        {201: "the location", 409: "the id is taken, or the type is none of locations"},
+        example=_EXAMPLE,
+    ),
+    call(
+        "PATCH",
+        ONE,
+        change,
+        "Change what is given of a location",
+        {200: "the location", 409: "another type or id than the path's"},
+        example={"type": "Building", "id": "…", "attributes": {"label": "Old headquarters"}},
+    ),
+    call(
+        "DELETE",
+        ONE,
+        delete,
+        "Delete a location",
+        {204: "it is gone", 409: "devices are there, or other locations are part of it"},
     ),
 )

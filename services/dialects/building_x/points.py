@@ -4,16 +4,39 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-from schemas.catalogue import Device, Point
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.json import Decoder
+
+from schemas.catalogue import CONFIGURE, Device, Point
 from schemas.samples import Kind
-from services.dialects._contract import Inbound, Lookup
+from services.dialects._contract import Actions, Inbound, Lookup, Reply
 from services.dialects.building_x import devices, lists
 from services.dialects.building_x.devices import own_device
+from services.dialects.building_x.editing import (
+    ATTRIBUTES,
+    GONE,
+    RELATIONSHIPS,
+    Body,
+    Data,
+    Text,
+    ToOne,
+    call,
+    created,
+    data_of,
+    for_good,
+    made_of,
+    members,
+    own_id,
+    pointed,
+    same,
+)
 from services.dialects.building_x.ingest import own_partition, own_point
 from services.dialects.building_x.jsonapi import Draft, Links, Members, read, resource, to_one
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.partitions import ONE as PARTITION
+from services.errors import Forbidden, Malformed
 
 PATH = PARTITION + "/points"
 ONE = PATH + "/{pointId}"
@@ -25,6 +48,37 @@ YES = "m:"
 
 _VALUE_ALONE = frozenset({VALUE})
 _TYPES = {Kind.DOUBLE: "number", Kind.LONG: "number", Kind.BOOL: "boolean"}
+_KINDS = {"number": Kind.DOUBLE, "boolean": Kind.BOOL, "string": Kind.STRING}
+
+
+class _System(Struct, rename="camel", forbid_unknown_fields=True):
+    description: Text = UNSET
+    writable: Text = UNSET
+    # What clients send back with the rest; it says nothing.
+    cur_status: Any = UNSET
+
+
+class _Attributes(Struct, rename="camel", forbid_unknown_fields=True):
+    name: Text = UNSET
+    key: str | UnsetType = UNSET
+    unit: Text = UNSET
+    data_type: str | UnsetType = UNSET
+    system_attributes: _System | UnsetType = UNSET
+    point_value: Any = UNSET
+
+
+class _Relationships(Struct, rename="camel", forbid_unknown_fields=True):
+    has_device: ToOne | UnsetType = UNSET
+
+
+_BODY = Decoder(Body[_Attributes, _Relationships])
+_POINTERS = {
+    "name": f"{ATTRIBUTES}/name",
+    "key": f"{ATTRIBUTES}/key",
+    "unit": f"{ATTRIBUTES}/unit",
+    "description": f"{ATTRIBUTES}/systemAttributes/description",
+    "device": f"{RELATIONSHIPS}/hasDevice",
+}
 _FILTERS = {
     "name": lambda each: each.name or each.key,
     "dataType": lambda each: type_of(each),
@@ -145,6 +199,69 @@ def find_by_id(inbound: Inbound, lookup: Lookup) -> Draft:
     return draft
 
 
+async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Declare a point of the device that the path names, or the body."""
+    tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
+    made_of(data, ("Point",))
+    given = _given(data)
+    name, key = given.pop("name", ""), given.pop("key", "")
+    kind = _KINDS.get(given.pop("data_type", ""))
+    if kind is None:
+        raise Malformed(f"one of {', '.join(_KINDS)}", where=f"{ATTRIBUTES}/dataType")
+    device = str(members(data.relationships).get("has_device", ""))
+    if "deviceId" in inbound.path:
+        device = own_device(inbound, lookup).id
+    if not device:
+        raise Malformed("the device that it is a point of", where=f"{RELATIONSHIPS}/hasDevice")
+    if not (key or name):
+        raise Malformed("a name, or a key", where=f"{ATTRIBUTES}/name")
+    with pointed(_POINTERS):
+        made = await actions.control(inbound.caller).add_point(
+            tenant, device, key or name, kind=int(kind), name=name, **own_id(data), **given
+        )
+    links = Links(inbound)
+    return created(Draft(of(made, links, Wanted.of({}))), links.to("points", made.id))
+
+
+async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Change what is given of a point; its type and its device are for good."""
+    point, data = own_point(inbound, lookup), data_of(_BODY, inbound)
+    same(data, "Point", point.id)
+    if not isinstance(data.attributes, UnsetType) and data.attributes.point_value is not UNSET:
+        raise Forbidden("the point takes no commands", where=f"{ATTRIBUTES}/{VALUE}")
+    if CONFIGURE not in inbound.caller.scopes:
+        raise Forbidden(f"the credential may not {CONFIGURE}")
+    given, ends = _given(data), members(data.relationships)
+    for_good("dataType", given.pop("data_type", UNSET), type_of(point), ATTRIBUTES)
+    for_good("hasDevice", ends.get("has_device", UNSET), point.device, RELATIONSHIPS)
+    with pointed(_POINTERS):
+        control = actions.control(inbound.caller)
+        changed = await control.change_point(point.tenant, point.id, **given)
+    return Draft(of(changed, Links(inbound), Wanted.of({}))).reply()
+
+
+async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
+    """Delete a point with what is tied to it; what was stored of it stays."""
+    point = own_point(inbound, lookup)
+    with pointed({"id": ""}):
+        await actions.control(inbound.caller).delete_point(point.tenant, point.id)
+    return GONE
+
+
+def _given(data: Data[_Attributes, _Relationships]) -> Members:
+    """What is given of a point, by control's names, and its `data_type`."""
+    given = members(data.attributes)
+    given.pop("point_value", None)
+    system = members(given.pop("system_attributes", UNSET))
+    system.pop("cur_status", None)
+    if "writable" in system:
+        if system["writable"] not in (YES, ""):
+            place = f"{ATTRIBUTES}/systemAttributes/writable"
+            raise Malformed(f"{YES} or null", where=place)
+        system["writable"] = system["writable"] == YES
+    return given | system
+
+
 def _rank(point: Point) -> lists.Rank:
     return point.created_ms, point.key
 
@@ -173,5 +290,38 @@ READS = (
         _PAGE,
         missing="unknown partition or device",
         parameters=_LISTED,
+    ),
+)
+_NEW = {
+    "type": "Point",
+    "attributes": {
+        "name": "Supply air temperature",
+        "key": "supply_air",
+        "dataType": "number",
+        "unit": "degC",
+        "systemAttributes": {"description": "Air handling unit 3", "writable": YES},
+    },
+}
+_IN_BODY = {"relationships": {"hasDevice": {"data": {"type": "Device", "id": "…"}}}}
+_CREATED = {201: "the point", 409: "the id or the key is taken, or the type is another"}
+CALLS = (
+    call("POST", PATH, create, "Declare a point", _CREATED, example=_NEW | _IN_BODY),
+    call("POST", OF_DEVICE, create, "Declare a point of a device", _CREATED, example=_NEW),
+    call(
+        "PATCH",
+        ONE,
+        change,
+        "Change what is given of a point",
+        {200: "the point", 409: "another type or id than the path's, or the key is taken"},
+        # Who configures needs another right than who commands: `change` asks for it.
+        scope="",
+        example={"type": "Point", "id": "…", "attributes": {"name": "Supply air"}},
+    ),
+    call(
+        "DELETE",
+        ONE,
+        delete,
+        "Delete a point with what is tied to it",
+        {204: "it is gone; what was stored stays"},
     ),
 )
