@@ -12,8 +12,9 @@ import pytest
 from jsonapi_client import Inclusion, Modifier, Session
 from jsonapi_client.exceptions import DocumentError
 
-from tests.flow.test_manage import command
+from tests.flow.test_manage import Device, command
 from tests.support.plant import Http, Plant, moment, running
+from tests.support.processes import wait_for
 
 START_MS = 1_700_000_000_000
 API = "application/vnd.api+json"
@@ -272,6 +273,24 @@ def test_times_as_clients_write_them(reader: Api, editor: Api, site: dict[str, s
     assert [each["attributes"]["value"] for each in reader("GET", path)[1]["data"]] == ["auto"]
     quoted = f"/points/{site['mode']}/values?{quote('filter[timestamp][from]')}={quote(local)}"
     assert len(reader("GET", quoted)[1]["data"]) == 2
+
+
+def test_connectivity_follows_the_session_of_the_device(plant: Plant, reader: Api) -> None:
+    facts = plant.facts["opticloud"]
+    path = f"/devices/{facts['device_id']}?include=hasFeatures.Connectivity"
+
+    def status() -> str:
+        [connectivity] = reader("GET", path)[1]["included"]
+        return str(connectivity["attributes"]["status"])
+
+    assert status() == "unknown"
+    for _ in range(2):
+        device = Device(plant, facts["device_token"])
+        assert device.connected.wait(10)
+        wait_for(lambda: status() == "connected", what="the device to be connected")
+        device.client.disconnect()
+        device.client.loop_stop()
+        wait_for(lambda: status() == "disconnected", what="the device to be gone")
 
 
 # -- managing --------------------------------------------------------------------------------------
