@@ -17,6 +17,7 @@ from services.ingress.actions import DoorActions
 from services.ingress.bulk import BulkDoors
 from services.ingress.http import DoorsIn, push_routes, stray_reply
 from services.ingress.mqtt import MqttListener
+from services.ingress.presence import Presences
 from services.ingress.receipts import ReceiptDesk
 from services.runtime import Mounted, Runtime, until
 
@@ -44,6 +45,9 @@ class IngressService:
         turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
         actions = DoorActions(runtime.auth, runtime.control, view, clock)
         doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
+        presences = Presences(log, clock)
+        hearing = group.create_task(presences.follow(), name="follow who is connected")
+        saying = group.create_task(presences.run(), name="say who is connected")
         mqtt = MqttListener(
             log=log,
             authenticate=runtime.auth.device,
@@ -55,6 +59,7 @@ class IngressService:
             },
             clock=clock,
             settings=settings,
+            told=presences.told,
         )
         view.on_change(partial(_close_revoked, mqtt))
         runtime.mqtt_port = await mqtt.start(settings.mqtt_host, settings.mqtt_port)
@@ -68,6 +73,9 @@ class IngressService:
 
         async def drain() -> None:
             await mqtt.stop()
+            saying.cancel()
+            hearing.cancel()
+            await presences.leave()
             following.cancel()
 
         def stray(path: str, status: int) -> Reply | None:

@@ -4,8 +4,9 @@
 a folder:
 
 - `request.json`: `door` ("POST /path" as the dialect declares it, or "PUBLISH topic"), `path`,
-  `query`, `headers`, `principal`, `received_ms`, `body` as JSON; `verdicts` of the judge; `tenants`
-  that the user of `ListedActions` may enter (default: acme).
+  `query`, `headers`, `target`, `base`, `principal`, `received_ms`, `body` as JSON; `verdicts` of
+  the judge; `tenants` that the user of `ListedActions` may enter (default: acme); which devices
+  are `connected`.
 - `body.txt`: the body as bytes, where it is not JSON or must stay as it is written.
 - `records.json`: the samples that come out, in order, and the keys that get a point.
 - `question.json`: the query that comes out of a read, its series by key.
@@ -76,6 +77,8 @@ class Example:
             request.get("path", {}),
             request.get("query", {}),
             request.get("headers", {}),
+            request.get("target", ""),
+            request.get("base", ""),
         )
 
     @staticmethod

@@ -6,9 +6,10 @@ https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/qui
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
-from services.dialects.building_x import commands
+from services.dialects.building_x import commands, devices, locations, partitions, points
 from services.dialects.building_x.errors import refused
-from services.dialects.building_x.ingest import INGEST, PREFIXES
+from services.dialects.building_x.ingest import INGEST
+from services.dialects.building_x.jsonapi import PREFIXES
 from services.dialects.building_x.tokens import AUDIENCE, TOKEN
 from services.dialects.building_x.values import READ_VALUES
 
@@ -20,8 +21,14 @@ DIALECT = Dialect(
     contract_url="https://developer.siemens.com/building-x-openness/api/"
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
-    reads=(READ_VALUES,),
-    calls=(TOKEN, *commands.CALLS),
+    reads=(
+        *partitions.READS,
+        *locations.READS,
+        *devices.READS,
+        *points.READS,
+        READ_VALUES,
+    ),
+    calls=(TOKEN, *locations.CALLS, *devices.CALLS, *points.CALLS, *commands.CALLS),
     prefixes=PREFIXES,
     refused=refused,
 )

@@ -63,23 +63,35 @@ class _Body(Struct, gc=False):
 _DECODER = Decoder(_Body)
 
 
-def own_point(inbound: Inbound, lookup: Lookup) -> Point:
-    """The point that the path names.
+def own_partition(inbound: Inbound, lookup: Lookup) -> str:
+    """The tenant whose partition the path names: the caller's.
 
-    Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
-    not exist.
+    Raises Forbidden for a partition of somebody else, Unknown for one that does not exist.
     """
-    tenant = inbound.caller.tenant
     partition = inbound.path["partitionId"]
     owner = lookup.tenant_of(partition)
     if owner is None:
         raise Unknown(f"there is no partition {partition[:100]}")
-    if owner != tenant:
+    if owner != inbound.caller.tenant:
         raise Forbidden("the token is not for this partition")
+    return owner
+
+
+def own_point(inbound: Inbound, lookup: Lookup) -> Point:
+    """The point that the path names. Raises as `own_partition`, and Unknown for a point that does
+    not exist.
+    """
+    tenant = own_partition(inbound, lookup)
     point = lookup.point(tenant, inbound.path["pointId"])
     if point is None:
         raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
     return point
+
+
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless it is one of the two of JSON."""
+    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
+        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
@@ -87,7 +99,9 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     point = own_point(inbound, lookup)
     if not point.ingestable:
         raise Forbidden("the point does not take values in")
-    check_media_type(inbound)
+    content_type = inbound.headers.get("content-type", "")
+    if content_type not in _MEDIA_TYPES:
+        check_media_type(content_type)
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
     data = _json.read(_DECODER, inbound.body).data
 
@@ -165,15 +179,6 @@ def _overwrites(inbound: Inbound) -> bool:
     if overwrite is None:
         raise Malformed("overwrite is true or false", where="?overwrite")
     return overwrite
-
-
-def check_media_type(inbound: Inbound) -> None:
-    """Raises Unsupported for a body that is said to be none of JSON's."""
-    content_type = inbound.headers.get("content-type", "")
-    if content_type in _MEDIA_TYPES:
-        return
-    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
-        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def _check_bytes(texts: Sequence[str]) -> None:
