@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
-from uuid import uuid4
+from uuid import UUID, uuid4, uuid5
 
+from schemas.catalogue import Point
 from schemas.commands import Command
 from schemas.points import lane_of
 from schemas.samples import Kind, Value
 from services.catalogue._checks import check
 from services.catalogue._part import Part
 from services.catalogue.commands import LANE_OPEN_MAX, append
+from services.domain import commands as rules
 from services.errors import Forbidden, OverQuota
 
 COMMAND_BYTES_MAX = 4_096
@@ -24,13 +27,21 @@ _TYPES = {
     Kind.DATE: int,
 }
 _AGAIN_MS = 10_000
+_KEY_CHARACTERS_MAX = 255
+_IDS = UUID("5a1f7c0e-54b0-5f0e-8d0b-2f6f0c1d9e33")
+"""Namespace of the ids of commands that may come again."""
 
 
 class Commanding(Part):
     """Commands."""
 
-    async def command_point(self, tenant: str, id: str, value: Value, *, kind: int) -> Command:
+    async def command_point(
+        self, tenant: str, id: str, value: Value, *, kind: int, idempotency_key: str = ""
+    ) -> Command:
         """Ask for a value, of a kind, to be written to a point; the command, queued.
+
+        Under an idempotency key that was used for this value and point before, it is the one that
+        was made then, for as long as it is held.
 
         Raises Forbidden where the point is not writable, OverQuota where too many wait for the
         device.
@@ -41,6 +52,10 @@ class Commanding(Part):
         value = _typed(value, kind)
         check(point.declared in (None, kind), "kind", "the point's type")
         commands, lane = self._view.commands, lane_of(point.series, self._log.lanes)
+        check(len(idempotency_key) <= _KEY_CHARACTERS_MAX, "Idempotency-Key", "not so long")
+        command_id = _id_of(point, value, idempotency_key) if idempotency_key else str(uuid4())
+        if (held := commands.one(command_id)) is not None:
+            return rules.seen_at(held, now_ms)
         waiting = commands.deliverable(tenant, point.device, now_ms)
         most = self._device_commands_max
         if len(waiting) >= most:
@@ -49,7 +64,7 @@ class Commanding(Part):
         if commands.open(lane, now_ms) >= LANE_OPEN_MAX:
             raise OverQuota("too many commands wait already", retry_after_ms=_AGAIN_MS)
         command = Command(
-            str(uuid4()),
+            command_id,
             tenant=tenant,
             device=point.device,
             point=point.id,
@@ -62,7 +77,14 @@ class Commanding(Part):
             changed_ms=now_ms,
         )
         await append(self._log, commands, command, seconds=self._commit_seconds)
-        return command
+        # Another process may have taken the same in a moment before.
+        return commands.one(command_id) or command
+
+
+def _id_of(point: Point, value: Value, key: str) -> str:
+    """The id of the one command that a sender means by this key."""
+    said = json.dumps([point.tenant, point.id, point.series, key, value])
+    return str(uuid5(_IDS, said))
 
 
 def _typed(value: Value, kind: int) -> Value:

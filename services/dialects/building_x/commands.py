@@ -47,7 +47,11 @@ async def command(inbound: Inbound, point: Point, actions: Actions, point_value:
     value = _value(kind, _text_in(point_value))
     control = actions.control(inbound.caller)
     queued: Command = await control.command_point(
-        inbound.caller.tenant, point.id, value, kind=int(kind)
+        inbound.caller.tenant,
+        point.id,
+        value,
+        kind=int(kind),
+        idempotency_key=inbound.headers.get("idempotency-key", ""),
     )
     links = Links(inbound)
     told = {

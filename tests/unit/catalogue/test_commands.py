@@ -200,6 +200,28 @@ def test_too_many_that_wait_in_a_lane_are_refused(tmp_path: Path) -> None:
     run(tmp_path, body)
 
 
+def test_a_repetition_under_its_key_is_the_same_command_in_every_process(tmp_path: Path) -> None:
+    async def body(one: Office, other: Office, point: Point) -> None:
+        async def asked(it: Office, value: float, key: str) -> Command:
+            made: Command = await it.control.command_point(
+                "acme", point.id, value, kind=Kind.DOUBLE, idempotency_key=key
+            )
+            return made
+
+        first, again = await asyncio.gather(asked(one, 5.0, "k"), asked(other, 5.0, "k"))
+        assert first == again
+        now_ms = one.clock.now_ms()
+        delivered = await advance(one.log, one.view.commands, first.id, State.DELIVERED, now_ms)
+        assert await asked(one, 5.0, "k") == delivered
+        assert (await asked(one, 6.0, "k")).id != first.id
+        assert (await asked(one, 5.0, "j")).id != first.id
+        assert len(one.view.commands_of(point, now_ms)) == 3
+        with pytest.raises(Malformed):
+            await asked(one, 5.0, "k" * 256)
+
+    run(tmp_path, body, count=2)
+
+
 def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
     async def body(one: Office, other: Office, point: Point) -> None:
         made, late = await commanded(one, point), await commanded(one, point)
