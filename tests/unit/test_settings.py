@@ -24,3 +24,10 @@ def test_a_bound_is_kept() -> None:
     assert load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "2.5"}).webhook_seconds_max == 2.5
     with pytest.raises(BadSetting, match="LINESHAFT_WEBHOOK_SECONDS_MAX"):
         load({"LINESHAFT_WEBHOOK_SECONDS_MAX": "0"})
+
+
+def test_links_begin_with_an_address_or_the_requests_own() -> None:
+    for good in ("", "host", "https://lineshaft.example"):
+        assert load({"LINESHAFT_LINKS_BASE": good}).links_base == good
+    with pytest.raises(BadSetting, match="LINESHAFT_LINKS_BASE"):
+        load({"LINESHAFT_LINKS_BASE": "lineshaft.example"})
