@@ -66,7 +66,7 @@ class Echo:
             "x-odd": inbound.headers.get("x-odd"),
             "now_ms": inbound.received_ms,
             "who": who,
-            "target": inbound.target,
+            "route": inbound.route,
             "base": inbound.base,
         }
         return Reply(200, json.dumps(told).encode(), "application/x-odd", [("X-More", "yes")])
@@ -151,7 +151,7 @@ def test_what_the_dialect_gets_of_a_request(prefix: str) -> None:
         "x-odd": "7",
         "now_ms": NOW_MS,
         "who": "acme",
-        "target": f"{prefix}/things/a b/values",
+        "route": f"{prefix}/things/a b/values",
         "base": "",
     }
     assert response.headers["content-type"] == "application/x-odd"
