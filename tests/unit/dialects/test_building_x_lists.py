@@ -50,6 +50,7 @@ def walk(path: str, view: View, limit: int, **names: str) -> list[str]:
         document = read(path, view, query, **names)
         assert len(document["data"]) <= limit
         ids += [each["id"] for each in document["data"]]
+        assert len(set(ids)) == len(ids), "a page goes back"
         if "next" not in document["links"]:
             return ids
         query = dict(parse_qsl(urlsplit(document["links"]["next"]).query))
