@@ -258,6 +258,8 @@ def test_what_could_not_be_said_is_said_later(tmp_path: Path) -> None:
         away.back = True
         assert await hall.say(door) == 1
         assert hall.connected() is False
+        away.back = False
+        await door.leave()
 
     in_hall(tmp_path, body)
 
