@@ -93,8 +93,8 @@ class Turnstile:
         query = _query(scope)
         principal = self.authority.principal_of(door.auth, headers, path, query, scope=door.scope)
         body = await read_body(headers) if read_body else b""
-        target, base = scope.get("path", ""), self._base(scope, headers)
-        return Inbound(body, received_ms, principal, path, query, headers, target, base)
+        route, base = scope["path"], self._base(scope, headers)
+        return Inbound(body, received_ms, principal, path, query, headers, route, base)
 
     def _base(self, scope: Scope, headers: Headers) -> str:
         """What absolute links begin with, where the setting asks for them."""

@@ -38,6 +38,11 @@ class PresenceView:
         self._leases: dict[str, int] = {}
         self.offset = 0
         """Of the next record that will be read."""
+        self._end: int | None = None
+
+    def ready(self) -> bool:
+        """Whether everything has been read that had been said when following began."""
+        return self._end is not None and self.offset >= self._end
 
     def said(self, device: Device) -> Presence | None:
         """What was said last of a device, by whichever process."""
@@ -60,6 +65,8 @@ class PresenceView:
         """Read what is said, from the beginning and for ever."""
         while True:
             try:
+                if self._end is None:
+                    self._end = (await log.spans(DEVICES_CONNECTED))[0].end
                 start = {0: self.offset}
                 async with log.reader([DEVICES_CONNECTED], start=start) as reader:
                     while True:

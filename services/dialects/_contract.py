@@ -56,9 +56,9 @@ class Principal:
 class Inbound:
     """One request or one MQTT message, as bytes. `path` and `query` hold the parameters, decoded; a
     repeated query member is its last value. `headers` have lower-case names. `received_ms` is the
-    door's clock.
+    door's clock. `route` is the whole path as it came, aliases' prefix and all.
 
-    `target` is the path as it came, decoded. `base` is what absolute links in the answer begin
+    `base` is what absolute links in the answer begin
     with, such as "https://example.com"; empty where links are as the vendor documents them.
     """
 
@@ -68,7 +68,7 @@ class Inbound:
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    target: str = ""
+    route: str = ""
     base: str = ""
 
     @property

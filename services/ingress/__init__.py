@@ -73,10 +73,9 @@ class IngressService:
 
         async def drain() -> None:
             await mqtt.stop()
-            saying.cancel()
-            hearing.cancel()
+            for task in (saying, hearing, following):
+                task.cancel()
             await presences.leave()
-            following.cancel()
 
         def stray(path: str, status: int) -> Reply | None:
             return stray_reply(spoken, path, status, clock.now_ms())

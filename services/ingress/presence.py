@@ -23,6 +23,7 @@ from services.presence import Device, PresenceView
 LEASE_MS = 30_000
 _RENEW_MS = 10_000
 _EVERY_SECONDS = 1
+_LEAVE_SECONDS = 1
 _RECORDS_MAX = 500
 """Of one second; the others wait for the next."""
 
@@ -90,12 +91,16 @@ class Presences:
             self._look_at((each.tenant, each.device))
 
     async def leave(self) -> None:
-        """The process ends: what it has said counts no more. May raise nothing."""
-        if self._lease_ms:
-            try:
+        """The process ends: what it has said counts no more. Nobody waits long for that: if it
+        cannot be said, the lease ends it.
+        """
+        if not self._lease_ms:
+            return
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
                 await self._append([Lease(self.process, 0)])
-            except Unavailable as error:
-                _log.warning("that the process ends cannot be said: %s", error.message)
+        except (Unavailable, TimeoutError) as error:
+            _log.warning("that the process ends cannot be said: %s", error)
 
     def _differences(self, devices: Iterable[Device]) -> Iterator[Presence]:
         for device in devices:

@@ -51,6 +51,7 @@ class QueryService:
             live, ranges, runtime.view, settings=settings, clock=clock, presence=presence
         )
         turnstile = Turnstile(authority=runtime.auth, clock=clock, settings=settings)
+        runtime.checks["presence"] = lambda: None if presence.ready() else "still reading the log"
         runtime.checks["live view"] = lambda: None if live.ready() else "still reading the log"
 
         async def drain() -> None:

@@ -4,7 +4,7 @@
 a folder:
 
 - `request.json`: `door` ("POST /path" as the dialect declares it, or "PUBLISH topic"), `path`,
-  `query`, `headers`, `target`, `base`, `principal`, `received_ms`, `body` as JSON; `verdicts` of
+  `query`, `headers`, `route`, `base`, `principal`, `received_ms`, `body` as JSON; `verdicts` of
   the judge; `tenants` that the user of `ListedActions` may enter (default: acme); which devices
   are `connected`.
 - `body.txt`: the body as bytes, where it is not JSON or must stay as it is written.
@@ -77,7 +77,7 @@ class Example:
             request.get("path", {}),
             request.get("query", {}),
             request.get("headers", {}),
-            request.get("target", ""),
+            request.get("route", ""),
             request.get("base", ""),
         )
 

@@ -28,7 +28,6 @@ from services.dialects.building_x.editing import (
     pointed,
     same,
 )
-from services.dialects.building_x.ingest import own_partition
 from services.dialects.building_x.jsonapi import (
     Draft,
     Links,
@@ -41,6 +40,7 @@ from services.dialects.building_x.jsonapi import (
 )
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.partitions import ONE as PARTITION
+from services.dialects.building_x.partitions import own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/devices"
@@ -96,6 +96,7 @@ def of(device: Device, lookup: Lookup, links: Links, wanted: Wanted) -> Members:
     """A device as it is shown."""
     place = lookup.location(device.tenant, device.location)
     gateway = lookup.device(device.tenant, device.gateway)
+    own = links.to("devices", device.id)
     return resource(
         "Device",
         device.id,
@@ -111,10 +112,10 @@ def of(device: Device, lookup: Lookup, links: Links, wanted: Wanted) -> Members:
             },
             "hasLocation": to_one(place.type, place.id) if place else to_one("", ""),
             "hasGateway": to_one("Device", gateway.id if gateway else ""),
-            "hasDevices": related(links.to("devices", device.id, "devices")),
-            "hasPoints": related(links.to("devices", device.id, "points")),
+            "hasDevices": related(f"{own}/devices"),
+            "hasPoints": related(f"{own}/points"),
         },
-        link=links.to("devices", device.id),
+        link=own,
         fields=wanted.of_type("Device"),
     )
 

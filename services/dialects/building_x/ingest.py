@@ -63,35 +63,27 @@ class _Body(Struct, gc=False):
 _DECODER = Decoder(_Body)
 
 
-def own_partition(inbound: Inbound, lookup: Lookup) -> str:
-    """The tenant whose partition the path names: the caller's.
-
-    Raises Forbidden for a partition of somebody else, Unknown for one that does not exist.
-    """
+def check_partition(inbound: Inbound, lookup: Lookup) -> None:
+    """Raises Forbidden for a partition of somebody else, Unknown for one that does not exist."""
     partition = inbound.path["partitionId"]
     owner = lookup.tenant_of(partition)
     if owner is None:
         raise Unknown(f"there is no partition {partition[:100]}")
     if owner != inbound.caller.tenant:
         raise Forbidden("the token is not for this partition")
-    return owner
 
 
 def own_point(inbound: Inbound, lookup: Lookup) -> Point:
-    """The point that the path names. Raises as `own_partition`, and Unknown for a point that does
+    """The point that the path names.
+
+    Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
     not exist.
     """
-    tenant = own_partition(inbound, lookup)
-    point = lookup.point(tenant, inbound.path["pointId"])
+    check_partition(inbound, lookup)
+    point = lookup.point(inbound.caller.tenant, inbound.path["pointId"])
     if point is None:
         raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
     return point
-
-
-def check_media_type(content_type: str) -> None:
-    """Raises Unsupported unless it is one of the two of JSON."""
-    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
-        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
@@ -179,6 +171,12 @@ def _overwrites(inbound: Inbound) -> bool:
     if overwrite is None:
         raise Malformed("overwrite is true or false", where="?overwrite")
     return overwrite
+
+
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless it is one of the two of JSON."""
+    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
+        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def _check_bytes(texts: Sequence[str]) -> None:

@@ -53,7 +53,7 @@ class Links:
     """
 
     def __init__(self, inbound: Inbound) -> None:
-        prefix = inbound.target.partition(PARTITIONS)[0] if inbound.base else ""
+        prefix = inbound.route.partition(PARTITIONS)[0] if inbound.base else ""
         self._root = inbound.base + prefix + PARTITIONS
         self._partition = inbound.path.get("partitionId", "")
 

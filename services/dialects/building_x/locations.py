@@ -30,7 +30,6 @@ from services.dialects.building_x.editing import (
     pointed,
     same,
 )
-from services.dialects.building_x.ingest import own_partition
 from services.dialects.building_x.jsonapi import (
     Draft,
     Links,
@@ -42,6 +41,7 @@ from services.dialects.building_x.jsonapi import (
 )
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.partitions import ONE as PARTITION
+from services.dialects.building_x.partitions import own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/locations"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from schemas.catalogue import Tenant
 from services.dialects._contract import Inbound, Lookup
-from services.dialects.building_x.ingest import own_partition
+from services.dialects.building_x.ingest import check_partition
 from services.dialects.building_x.jsonapi import (
     PARTITIONS,
     Draft,
@@ -18,6 +18,14 @@ from services.dialects.building_x.lists import Wanted
 from services.errors import Unknown
 
 ONE = PARTITIONS + "/{partitionId}"
+
+
+def own_partition(inbound: Inbound, lookup: Lookup) -> str:
+    """The tenant whose partition the path names: the caller's. Raises Forbidden for a partition of
+    somebody else, Unknown for one that does not exist.
+    """
+    check_partition(inbound, lookup)
+    return inbound.caller.tenant
 
 
 def of(tenant: Tenant, links: Links, wanted: Wanted) -> Members:

@@ -33,10 +33,11 @@ from services.dialects.building_x.editing import (
     pointed,
     same,
 )
-from services.dialects.building_x.ingest import own_partition, own_point
+from services.dialects.building_x.ingest import own_point
 from services.dialects.building_x.jsonapi import Draft, Links, Members, read, resource, to_one
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.partitions import ONE as PARTITION
+from services.dialects.building_x.partitions import own_partition
 from services.errors import Forbidden, Malformed
 
 PATH = PARTITION + "/points"

@@ -22,6 +22,7 @@ from services.dialects.building_x import DIALECT, lists
 from services.dialects.building_x.jsonapi import PREFIXES
 from services.errors import Malformed
 from tests.support.catalogue import a_view
+from tests.support.examples import examples
 from tests.support.lookup import a_principal
 
 PARTITION = "0c1f3f62-6a0e-4f0b-9a4d-5b1f1a2b3c4d"
@@ -49,6 +50,7 @@ def walk(path: str, view: View, limit: int, **names: str) -> list[str]:
         document = read(path, view, query, **names)
         assert len(document["data"]) <= limit
         ids += [each["id"] for each in document["data"]]
+        assert len(set(ids)) == len(ids), "a page goes back"
         if "next" not in document["links"]:
             return ids
         query = dict(parse_qsl(urlsplit(document["links"]["next"]).query))
@@ -178,3 +180,39 @@ def test_a_point_of_another_tenant_is_not_in_a_list() -> None:
 
 def view_series(point: Point) -> int:
     return new_point(point.tenant, point.device, point.key).series
+
+
+# -- what JSON:API asks of a document --------------------------------------------------------------
+
+DOCUMENTS = [
+    (str(example), reply["body"])
+    for example in examples()
+    if example.dialect == "building_x"
+    and "data" in ((reply := example.json("reply") or {}).get("body") or {})
+    and reply.get("exactly")
+]
+
+
+@pytest.mark.parametrize(("name", "document"), DOCUMENTS, ids=[name for name, _ in DOCUMENTS])
+def test_a_document_is_json_api(name: str, document: dict[str, Any]) -> None:
+    data, included = document["data"], document.get("included", [])
+    primary = data if isinstance(data, list) else [data]
+    resources = primary + included
+    places = [(each["type"], each["id"]) for each in resources]
+    assert len(set(places)) == len(places), "a resource is there twice"
+    linked = set()
+    for each in resources:
+        assert set(each) <= {"type", "id", "attributes", "relationships", "links"}
+        fields = [*each["attributes"], *each.get("relationships", {})]
+        assert len(set(fields)) == len(fields), "attributes and relationships share a name"
+        assert not {"type", "id"} & set(fields)
+        for relationship in each.get("relationships", {}).values():
+            assert relationship.keys() and set(relationship) <= {"data", "links", "meta"}
+            ends = relationship.get("data")
+            found = ends if isinstance(ends, list) else [ends] if ends else []
+            linked |= {(end["type"], end["id"]) for end in found}
+    assert {(each["type"], each["id"]) for each in included} <= linked, "not fully linked"
+
+
+def test_there_are_documents() -> None:
+    assert len(DOCUMENTS) > 25

@@ -104,6 +104,7 @@ def test_a_device_is_connected_while_it_has_a_session(tmp_path: Path) -> None:
         door.told(*DEVICE, False)
         assert await hall.say(door) == 1
         assert hall.connected() is False
+        assert await hall.say(door) == 0
 
     in_hall(tmp_path, body)
 
@@ -251,6 +252,14 @@ def test_what_could_not_be_said_is_said_later(tmp_path: Path) -> None:
         away.back = True
         assert await hall.say(door) == 2
         assert hall.connected() is True
+        away.back = False
+        door.told(*DEVICE, False)
+        assert await hall.say(door) == 0
+        away.back = True
+        assert await hall.say(door) == 1
+        assert hall.connected() is False
+        away.back = False
+        await door.leave()
 
     in_hall(tmp_path, body)
 
@@ -267,9 +276,11 @@ def test_compaction_leaves_what_counts(tmp_path: Path) -> None:
         await hall.say(door)
         assert await hall.log.trim(hall.clock.now_ms()) >= 40
         later = PresenceView(hall.clock)
+        assert not later.ready()
         hall.views.append(later)
         hall.tasks.append(asyncio.create_task(later.follow(hall.log)))
         await hall.said()
+        assert later.ready()
         assert later.connected(TENANT, ["d1"]) == {"d1": True}
 
     in_hall(tmp_path, body)
