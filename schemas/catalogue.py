@@ -1,5 +1,5 @@
-"""What is configured: tenants, users, keys, devices, points, equipment and what ties them together.
-Each is the body of a `Change` on `catalogue.changed`.
+"""What is configured: tenants, users, keys, locations, devices, points, equipment and what ties
+them together. Each is the body of a `Change` on `catalogue.changed`.
 """
 
 from __future__ import annotations
@@ -203,6 +203,55 @@ class Device(Thing):
     type: str = "default"
     created_ms: int = 0
     disabled: bool = False
+    description: str = ""
+    model: str = ""
+    serial: str = ""
+    location: str = ""
+    """Id of the location where it is; what is not there any more counts as none."""
+    gateway: str = ""
+    """Id of the device that it is connected through; likewise."""
+
+
+LOCATION_TYPES = (
+    "Campus",
+    "CampusPart",
+    "Building",
+    "BuildingPart",
+    "Outside",
+    "Floor",
+    "FloorArea",
+    "Room",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Location(Thing):
+    """A place: a campus, a building, a floor, a room (`type`), with its postal address. `id` is a
+    UUID; `parent` is the id of the location that it is part of; what is not there any more counts
+    as none.
+    """
+
+    KIND: ClassVar[str] = "location"
+
+    tenant: str = ""
+    type: str = "Building"
+    label: str = ""
+    description: str = ""
+    time_zone: str = ""
+    """A name of the IANA database."""
+    parent: str = ""
+    street: str = ""
+    postal_code: str = ""
+    locality: str = ""
+    region: str = ""
+    country_code: str = ""
+    """ISO 3166-1, two letters."""
+    created_ms: int = 0
+
+    @property
+    def has_address(self) -> bool:
+        """Whether any part of the postal address is known."""
+        return any((self.street, self.postal_code, self.locality, self.region, self.country_code))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +286,7 @@ class Point(Thing):
     """For how long values are kept; 0: for ever."""
     ingestable: bool = True
     created_ms: int = 0
+    description: str = ""
     writable: bool = False
     """Whether it takes commands."""
 
@@ -310,6 +360,7 @@ THINGS: dict[str, type[Thing]] = {
         Revocation,
         SigningKey,
         User,
+        Location,
         Device,
         Point,
         Equipment,

@@ -146,6 +146,35 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Presence:
+    """Whether a device has sessions at the door process `process`, since when (UTC ms). It counts
+    for as long as the process has a `Lease`.
+    """
+
+    tenant: str
+    device: str
+    process: str
+    connected: bool
+    since_ms: int
+
+    @property
+    def key(self) -> bytes:
+        return f"device/{self.tenant}/{self.device}".encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The door process `process` is there until `until_ms` (UTC), if it says nothing else."""
+
+    process: str
+    until_ms: int
+
+    @property
+    def key(self) -> bytes:
+        return f"process/{self.process}".encode()
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A moment that would change something, appended to the lane and applied when it is read."""
 
@@ -192,13 +221,17 @@ class Audit:
     detail: str = ""
 
 
-Record = Block | Receipts | Letter | Change | Mark | Tick | Alert | Audit | Command
+Record = (
+    Block | Receipts | Letter | Change | Mark | Presence | Lease | Tick | Alert | Audit | Command
+)
 _KINDS: dict[str, type[Any]] = {
     "block": Block,
     "receipts": Receipts,
     "letter": Letter,
     "change": Change,
     "mark": Mark,
+    "presence": Presence,
+    "lease": Lease,
     "tick": Tick,
     "alert": Alert,
     "audit": Audit,
@@ -364,7 +397,9 @@ def _unpack_receipts(data: bytes) -> tuple[Receipt, ...]:
     return tuple(items)
 
 
-def _plain(record: Letter | Change | Mark | Tick | Alert | Audit | Command) -> dict[str, Any]:
+def _plain(
+    record: Letter | Change | Mark | Presence | Lease | Tick | Alert | Audit | Command,
+) -> dict[str, Any]:
     plain = {name: getattr(record, name) for name in record.__dataclass_fields__}
     if isinstance(record, Letter):
         plain["body"] = base64.b64encode(record.body[: Letter.BODY_BYTES_MAX]).decode()

@@ -55,6 +55,12 @@ RECORDS_REFUSED = Topic(
 )
 CATALOGUE_CHANGED = Topic("catalogue.changed", "what is configured", lanes=1, compacted=True)
 LANES_STORED = Topic("lanes.stored", "how far each lane is in the store", lanes=1, compacted=True)
+DEVICES_CONNECTED = Topic(
+    "devices.connected",
+    "which door process has sessions of a device, and that the process is there",
+    lanes=1,
+    compacted=True,
+)
 CHECKPOINTS = Topic("checkpoints", "the agents' lane states with their positions", compacted=True)
 
 TOPICS = (
@@ -68,6 +74,7 @@ TOPICS = (
     RECORDS_REFUSED,
     CATALOGUE_CHANGED,
     LANES_STORED,
+    DEVICES_CONNECTED,
     CHECKPOINTS,
 )
 

@@ -21,7 +21,7 @@ from services.auth import Auth as Authority
 from services.clock import Clock
 from services.dialects import Call, Dialect, Follow, Inbound, Push, Read, Reply
 from services.errors import Broken, Malformed, PipelineError, Unavailable
-from services.settings import Settings
+from services.settings import LINKS_BY_HOST, Settings
 
 Door = Push | Read | Follow | Call
 Scope = Mapping[str, Any]
@@ -105,8 +105,14 @@ class Turnstile:
             door.auth, headers, path, query, scope=door.scope, audience=audience
         )
         body = await read_body(headers) if read_body else b""
-        route = scope["path"]
-        return Inbound(body, received_ms, principal, path, query, headers, route)
+        route, base = scope["path"], self._base(scope, headers)
+        return Inbound(body, received_ms, principal, path, query, headers, route, base)
+
+    def _base(self, scope: Scope, headers: Headers) -> str:
+        """What absolute links begin with, where the setting asks for them."""
+        if self.settings.links_base != LINKS_BY_HOST:
+            return self.settings.links_base.rstrip("/")
+        return f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
 
 
 def _query(scope: Scope) -> dict[str, str]:

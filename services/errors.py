@@ -7,6 +7,7 @@ PipelineError
 │   ├── Forbidden     403  a valid credential without this right
 │   ├── Unknown       404  what is addressed does not exist (for this tenant)
 │   ├── Taken         409  what shall be made, or its new name, is there already
+│   ├── Conflicting   409  it does not fit what is there: needed by others, of another type
 │   ├── WrongMethod   405  the door is there, this method of it is not
 │   ├── TooSlow       408  the body did not arrive in time
 │   ├── TooLarge      413  over a limit of size
@@ -66,6 +67,14 @@ class Taken(Refused):
 
     def __init__(self, message: str, *, where: str = "", code: str = "taken") -> None:
         super().__init__(message, where=where, code=code)
+
+
+class Conflicting(Refused):
+    """What is asked for does not fit what is there: what shall be deleted is needed by others, or
+    what shall be made or changed is of another type or id.
+    """
+
+    status = 409
 
 
 class WrongMethod(Refused):

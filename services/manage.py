@@ -1,4 +1,4 @@
-"""The command's part that configures: `lineshaft tenants|devices|points|keys|users|triggers …`.
+"""The command's part that configures: `lineshaft tenants|locations|devices|points|keys|users …`.
 
 With the embedded log a running process has the catalogue to itself; then the action is done there,
 through its socket in the data folder. Otherwise the log is opened here. Results are JSON; a secret
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.catalogue import ROLES, ROLES_OF_A_BINDING, SCOPES
+from schemas.catalogue import LOCATION_TYPES, ROLES, ROLES_OF_A_BINDING, SCOPES
 from schemas.points import WHENS
 from schemas.samples import Kind
 from schemas.topics import TOPICS
@@ -35,6 +35,7 @@ def add_commands(commands: Any) -> None:
     """Add the sub-commands to the command's parser."""
     _tenants(_group(commands, "tenants", "Customers or plants."))
     _api_servers(_group(commands, "api-servers", "Where Next Plus pushes to: one of each tenant."))
+    _locations(_group(commands, "locations", "Campuses, buildings, floors, rooms."))
     _devices(_group(commands, "devices", "What brings data."))
     _points(_group(commands, "points", "What is measured on a device."))
     _equipment(_group(commands, "equipment", "Machines, cells, lines."))
@@ -121,11 +122,52 @@ def _api_servers(group: Any) -> None:
     shown.add_argument("--tenant")
 
 
+def _locations(group: Any) -> None:
+    add = _action(group, "add", "add_location", "Make a location.")
+    add.add_argument("tenant")
+    add.add_argument("label")
+    add.add_argument("--type", choices=LOCATION_TYPES)
+    add.add_argument("--id", help="a UUID (default: a random one)")
+    change = _action(
+        group, "change", "change_location", "Change what is given of a location; '' takes it away."
+    )
+    change.add_argument("tenant")
+    change.add_argument("id")
+    change.add_argument("--label")
+    for sub in (add, change):
+        sub.add_argument("--description")
+        sub.add_argument("--time-zone", help="such as Europe/Zurich")
+        sub.add_argument("--parent", help="id of the location that it is part of")
+        for part in ("street", "postal-code", "locality", "region"):
+            sub.add_argument(f"--{part}")
+        sub.add_argument("--country-code", help="two letters")
+    delete = _action(
+        group, "delete", "delete_location", "Delete a location with nothing in it any more."
+    )
+    delete.add_argument("tenant")
+    delete.add_argument("id")
+    shown = _action(group, "list", "list", "Show the locations.", kind="location")
+    shown.add_argument("--tenant")
+
+
 def _devices(group: Any) -> None:
     add = _action(group, "add", "add_device", "Make a device.")
     add.add_argument("tenant")
     add.add_argument("name")
     add.add_argument("--type")
+    add.add_argument("--id", help="a UUID (default: a random one)")
+    change = _action(
+        group, "change", "change_device", "Change what is given of a device; '' takes it away."
+    )
+    change.add_argument("tenant")
+    change.add_argument("id")
+    change.add_argument("--name")
+    for sub in (add, change):
+        sub.add_argument("--description")
+        sub.add_argument("--model")
+        sub.add_argument("--serial", help="its serial number")
+        sub.add_argument("--location", help="id of the location where it is")
+        sub.add_argument("--gateway", help="id of the device that it is connected through")
     delete = _action(group, "delete", "delete_device", "Delete a device with its points.")
     delete.add_argument("tenant")
     delete.add_argument("id")
@@ -155,6 +197,7 @@ def _points(group: Any) -> None:
     change.add_argument("--name")
     change.add_argument("--unit")
     for sub in (add, change):
+        sub.add_argument("--description")
         sub.add_argument(
             "--writable", action=argparse.BooleanOptionalAction, help="whether it takes commands"
         )

@@ -21,6 +21,8 @@ PREFIX = "LINESHAFT_"
 TOKEN_SECONDS_MAX = 604_800
 """No access token of a machine client lasts longer."""
 _CONFIG = "LINESHAFT_CONFIG"
+LINKS_BY_HOST = "host"
+"""The value of `links_base` that takes the address of each request."""
 
 
 class BadSetting(Broken):
@@ -110,6 +112,11 @@ class Settings:
     user_token_seconds: int = _setting(9_000, "Life of the tokens of users.", low=60, high=604_800)
     user_refresh_seconds: int = _setting(
         604_800, "Life of the refresh tokens of users.", low=60, high=31_536_000
+    )
+
+    links_base: str = _setting(
+        "",
+        "Begins the links in answers of Building X: an address such as https://lineshaft.example, or `host` for the one that the request came to (default: none, paths as the vendor documents them).",
     )
 
     # -- limits of requests
@@ -408,6 +415,8 @@ def _check_together(s: Settings) -> None:
         raise BadSetting("LINESHAFT_TLS_CERT and LINESHAFT_TLS_KEY belong together")
     if s.command_seconds > s.retention_hours * 3_600:
         raise BadSetting("LINESHAFT_COMMAND_SECONDS: longer than LINESHAFT_RETENTION_HOURS")
+    if s.links_base not in ("", LINKS_BY_HOST) and "://" not in s.links_base:
+        raise BadSetting(f"LINESHAFT_LINKS_BASE: {s.links_base!r} is neither an address nor host")
     if s.log_level not in ("debug", "info", "warning", "error"):
         raise BadSetting(f"LINESHAFT_LOG_LEVEL: {s.log_level!r}")
     if s.log_format not in ("json", "text"):

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from schemas.catalogue import SCOPES
 from services.catalogue._secrets import drawn
-from services.errors import Malformed
+from services.errors import Malformed, Refused
 
 URL_BYTES_MAX = 2_047
 _PASSWORD_LENGTHS = range(8, 1025)
@@ -29,6 +29,21 @@ def text(value: str, where: str) -> str:
         re.fullmatch(r"[^\x00-\x1f\x7f\ud800-\udfff]{1,256}", value), where, "1 to 256 characters"
     )
     return value
+
+
+def note(value: str, where: str) -> str:
+    """A text that people read and that may be missing: not long, without control characters other
+    than line ends and tabs.
+    """
+    allowed = r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]{0,1000}"
+    check(re.fullmatch(allowed, value), where, "up to 1,000 characters")
+    return value
+
+
+def room(count: int, limit: int, owner: str, what: str) -> None:
+    """Raises Refused ("too_many") unless one more may be made."""
+    if count >= limit:
+        raise Refused(f"{owner} may have {limit} {what}", code="too_many")
 
 
 def uuid_text(value: str) -> str:

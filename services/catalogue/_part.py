@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from schemas.catalogue import VIEW, Device, Point, Tenant, Thing
+from schemas.catalogue import VIEW, Device, Location, Point, Tenant, Thing
 from services.catalogue._changes import Changes
 from services.catalogue.audit import Caller, Journal
 from services.catalogue.view import View
@@ -32,10 +32,15 @@ class Part:
             raise Unknown(f"no tenant {tenant!r}", where="tenant")
         return found
 
-    def _device(self, tenant: str, device: str) -> Device:
+    def _device(self, tenant: str, device: str, where: str = "device") -> Device:
         self._tenant(tenant)
         if (found := self._view.device(tenant, device)) is None:
-            raise Unknown(f"no device {device!r} in {tenant}", where="device")
+            raise Unknown(f"no device {device!r} in {tenant}", where=where)
+        return found
+
+    def _location(self, tenant: str, location: str, where: str = "location") -> Location:
+        if (found := self._view.location(tenant, location)) is None:
+            raise Unknown(f"no location {location!r} in {tenant}", where=where)
         return found
 
     def _point(self, tenant: str, point: str, where: str = "id") -> Point:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
-from services.catalogue._checks import check, text, uuid_text
+from services.catalogue._checks import check, note, text, uuid_text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
 from services.errors import Refused, Taken
@@ -32,7 +32,17 @@ class Places(Part):
         return await self._changes.make(tenant, server)
 
     async def add_device(
-        self, tenant: str, name: str, *, id: str | None = None, type: str = "default"
+        self,
+        tenant: str,
+        name: str,
+        *,
+        id: str | None = None,
+        type: str = "default",
+        description: str = "",
+        model: str = "",
+        serial: str = "",
+        location: str = "",
+        gateway: str = "",
     ) -> Device:
         """Make a device; without `id` it gets a random UUID."""
         self._tenant(tenant)
@@ -43,21 +53,45 @@ class Places(Part):
             name=text(name, "name"),
             type=text(type, "type"),
             created_ms=self._clock.now_ms(),
+            description=note(description, "description"),
+            model=note(model, "model"),
+            serial=note(serial, "serial"),
+            location=location,
+            gateway=gateway,
         )
+        self._check_place(device)
         check(device.id != api_server_id(tenant), "id", "another one than the API server's")
         return await self._changes.make(device)
 
     async def change_device(
-        self, tenant: str, id: str, *, name: str | None = None, disabled: bool | None = None
+        self,
+        tenant: str,
+        id: str,
+        *,
+        name: str | None = None,
+        disabled: bool | None = None,
+        description: str | None = None,
+        model: str | None = None,
+        serial: str | None = None,
+        location: str | None = None,
+        gateway: str | None = None,
     ) -> Device:
-        """Give a device another name; switch it off, so that pushes to it are refused, or on."""
-        await self._there(self._device(tenant, id))
-        changes: dict[str, Any] = {}
+        """Change what is given of a device, an empty text takes it away; switch it off, so that
+        pushes to it are refused, or on.
+        """
+        device = self._device(tenant, id)
+        notes = {"description": description, "model": model, "serial": serial}
+        ends = {"location": location, "gateway": gateway}
+        given: dict[str, Any] = {k: v for k, v in (notes | ends).items() if v is not None}
+        for place in given.keys() & notes.keys():
+            note(given[place], place)
         if name is not None:
-            changes["name"] = text(name, "name")
+            given["name"] = text(name, "name")
         if disabled is not None:
-            changes["disabled"] = bool(disabled)
-        return await self._changes.edit(Device, id, lambda device: replace(device, **changes))
+            given["disabled"] = bool(disabled)
+        self._check_place(replace(device, location=location or "", gateway=gateway or ""))
+        await self._there(device)
+        return await self._changes.edit(Device, id, lambda now: replace(now, **given))
 
     async def delete_device(self, tenant: str, id: str) -> None:
         """Delete a device with its keys and points. May be done again if it was interrupted."""
@@ -87,6 +121,7 @@ class Places(Part):
         heartbeat_ms: int = 0,
         on_change: bool = False,
         keep_minutes: int = 0,
+        description: str = "",
         writable: bool = False,
     ) -> Point:
         """Declare the point at a key of a device; without `id` it gets a UUID."""
@@ -102,7 +137,8 @@ class Places(Part):
             name=text(name or key, "name"),
             kind=None if kind is None else int(kind),
             locked=locked,
-            unit=unit,
+            unit=note(unit, "unit"),
+            description=note(description, "description"),
             writable=bool(writable),
             created_ms=self._clock.now_ms(),
             **_rules(
@@ -133,6 +169,7 @@ class Places(Part):
         heartbeat_ms: int | None = None,
         on_change: bool | None = None,
         keep_minutes: int | None = None,
+        description: str | None = None,
         writable: bool | None = None,
     ) -> Point:
         """Change what is given of a point. With another key it stays the same series, and what was
@@ -147,7 +184,10 @@ class Places(Part):
             on_change=on_change,
             keep_minutes=keep_minutes,
         )
-        given = {"name": name and text(name, "name"), "unit": unit, "writable": writable, **rules}
+        given = {"name": name and text(name, "name"), "writable": writable, **rules}
+        for place, said in (("unit", unit), ("description", description)):
+            if said is not None:
+                given[place] = note(said, place)
         check(name != "", "name", "1 to 256 characters")
         changes: dict[str, Any] = {k: value for k, value in given.items() if value is not None}
         if key is None or text(key, "key") == point.key:
@@ -166,6 +206,14 @@ class Places(Part):
     async def delete_point(self, tenant: str, id: str) -> None:
         """Delete a point with its bindings and triggers; what was stored of it stays."""
         await self._delete_points([self._point(tenant, id)])
+
+    def _check_place(self, device: Device) -> None:
+        """Where a device is, and what it is connected through, are there. Raises Unknown."""
+        if device.location:
+            self._location(device.tenant, device.location)
+        if device.gateway:
+            check(device.gateway != device.id, "gateway", "another device")
+            self._device(device.tenant, device.gateway, "gateway")
 
     def _crowded(self, point: Point) -> Callable[[], bool]:
         """Whether others are where the point is, once it is there."""

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4, uuid5
 from schemas.catalogue import ROLES_OF_A_BINDING, Binding, Equipment, Point, Trigger
 from schemas.points import WHENS
 from schemas.samples import Kind, Value
-from services.catalogue._checks import check, text, uuid_text, web_address
+from services.catalogue._checks import check, room, text, uuid_text, web_address
 from services.catalogue._part import Part
 from services.catalogue._secrets import webhook_secret
-from services.errors import Refused, Taken, Unknown
+from services.errors import Taken, Unknown
 
 EQUIPMENT_MAX = 10_000
 """Of a tenant."""
@@ -37,7 +37,7 @@ class Ties(Part):
     async def add_equipment(self, tenant: str, name: str, *, id: str | None = None) -> Equipment:
         """Make a machine, a cell, a line; without `id` it gets a random UUID."""
         self._tenant(tenant)
-        _room(len(self._view.all_equipment(tenant)), EQUIPMENT_MAX, "a tenant", "equipment")
+        room(len(self._view.all_equipment(tenant)), EQUIPMENT_MAX, "a tenant", "equipment")
         equipment = Equipment(
             str(uuid4()) if id is None else uuid_text(id),
             tenant=tenant,
@@ -67,7 +67,7 @@ class Ties(Part):
         self._equipment(tenant, equipment, "equipment")
         check(role in ROLES_OF_A_BINDING, "role", f"one of {', '.join(ROLES_OF_A_BINDING)}")
         check(role != "counter" or found.declared in _NUMBERS, "role", "counters are numbers")
-        _room(len(self._view.bindings(tenant, point=point)), BINDINGS_MAX, "a point", "bindings")
+        room(len(self._view.bindings(tenant, point=point)), BINDINGS_MAX, "a point", "bindings")
         name = "\0".join((point, equipment, role)).encode("utf-8", "surrogatepass").hex()
         binding = Binding(
             str(uuid5(_BINDINGS, name)),
@@ -110,7 +110,7 @@ class Ties(Part):
         """
         self._tenant(tenant)
         found = self._point(tenant, point, "point")
-        _room(len(self._view.triggers(tenant, point)), TRIGGERS_MAX, "a point", "triggers")
+        room(len(self._view.triggers(tenant, point)), TRIGGERS_MAX, "a point", "triggers")
         trigger = Trigger(
             str(uuid4()),
             tenant=tenant,
@@ -175,11 +175,6 @@ class Ties(Part):
         if (found := self._view.trigger(tenant, id)) is None:
             raise Unknown(f"no trigger {id!r} in {tenant}", where="id")
         return found
-
-
-def _room(count: int, limit: int, owner: str, what: str) -> None:
-    if count >= limit:
-        raise Refused(f"{owner} may have {limit} {what}", code="too_many")
 
 
 def _checked(trigger: Trigger, point: Point) -> Trigger:

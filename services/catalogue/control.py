@@ -14,6 +14,7 @@ from typing import Self
 from services.catalogue._changes import Changes
 from services.catalogue._commanding import Commanding
 from services.catalogue._credentials import Credentials
+from services.catalogue._locations import Locations
 from services.catalogue._people import People
 from services.catalogue._places import Places
 from services.catalogue._signing import Signing
@@ -28,7 +29,7 @@ COMMIT_SECONDS = 10
 
 
 @audited
-class Control(Places, Credentials, Signing, People, Ties, Commanding):
+class Control(Places, Locations, Credentials, Signing, People, Ties, Commanding):
     """Every public coroutine is an action. They raise Refused with what is wrong in words, and
     Unavailable where the outcome is unknown.
     """

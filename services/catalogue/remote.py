@@ -62,6 +62,8 @@ def _of_tenant(view: View, kind: str, tenant: str) -> Sequence[Thing]:
         point for each in view.devices(tenant) for point in view.points(tenant, each.id).values()
     ]
     match kind:
+        case "location":
+            return view.locations(tenant)
         case "device":
             return view.devices(tenant)
         case "api_server":

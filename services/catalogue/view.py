@@ -26,6 +26,7 @@ from schemas.catalogue import (
     Device,
     Equipment,
     Key,
+    Location,
     Point,
     Revocation,
     SigningKey,
@@ -125,6 +126,8 @@ class View:
         self.commands = commands or Commands()
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
+        self._devices: Relation[Device] = Relation(lambda device: device.tenant)
+        self._locations: Relation[Location] = Relation(lambda location: location.tenant)
         self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
         self._bindings: Relation[Binding] = Relation(lambda binding: binding.point)
         self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
@@ -216,6 +219,10 @@ class View:
             self._key_by_digest.update((digest, thing.id) for digest, _ in thing.secrets)
         elif isinstance(thing, Tenant) and thing.uuid:
             self._tenant_by_uuid[thing.uuid] = thing.id
+        elif isinstance(thing, Device):
+            self._devices.put(thing)
+        elif isinstance(thing, Location):
+            self._locations.put(thing)
         elif isinstance(thing, Trigger):
             self._triggers.put(thing)
         elif isinstance(thing, Binding):
@@ -231,6 +238,10 @@ class View:
                 self._key_by_digest.pop(digest, None)
         elif isinstance(thing, Tenant):
             self._tenant_by_uuid.pop(thing.uuid, None)
+        elif isinstance(thing, Device):
+            self._devices.remove(thing)
+        elif isinstance(thing, Location):
+            self._locations.remove(thing)
         elif isinstance(thing, Trigger):
             self._triggers.remove(thing)
         elif isinstance(thing, Binding):
@@ -358,6 +369,22 @@ class View:
         if found is None and device == api_server_id(tenant):
             return self.api_server(tenant)
         return found if found is not None and found.tenant == tenant else None
+
+    def devices(self, tenant: str) -> Sequence[Device]:
+        """The tenant's devices in the order of creation; the API server among them."""
+        found, server = self._devices.of(tenant), api_server_id(tenant)
+        if self.tenant(tenant) is None or self._get(Device, server) is not None:
+            return found
+        return [self.api_server(tenant), *found]
+
+    def location(self, tenant: str, location: str) -> Location | None:
+        """The location with this id."""
+        found = self._get(Location, location)
+        return found if found is not None and found.tenant == tenant else None
+
+    def locations(self, tenant: str) -> Sequence[Location]:
+        """The tenant's locations, in the order of creation."""
+        return self._locations.of(tenant)
 
     def equipment(self, tenant: str, equipment: str) -> Equipment | None:
         """The equipment with this id."""
@@ -578,14 +605,6 @@ class View:
     def users(self) -> Sequence[User]:
         """All users, by name."""
         return self._all(User)
-
-    def devices(self, tenant: str) -> Sequence[Device]:
-        """The tenant's devices, by id; the API server among them."""
-        own = [device for device in self._all(Device) if device.tenant == tenant]
-        server = self.api_server(tenant)
-        if self.tenant(tenant) and server not in own:
-            own.append(server)
-        return sorted(own, key=lambda device: device.id)
 
     def keys(self, tenant: str) -> Sequence[Key]:
         """The tenant's credentials, by id."""

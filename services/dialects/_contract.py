@@ -15,7 +15,17 @@ from math import inf
 from typing import Any, Protocol
 
 from schemas.blocks import Block
-from schemas.catalogue import Binding, Device, Equipment, Key, Point, Tenant, Trigger, User
+from schemas.catalogue import (
+    Binding,
+    Device,
+    Equipment,
+    Key,
+    Location,
+    Point,
+    Tenant,
+    Trigger,
+    User,
+)
 from schemas.commands import Command
 from schemas.envelope import Change
 from schemas.points import PointPolicy
@@ -47,6 +57,9 @@ class Inbound:
     """One request or one MQTT message, as bytes. `path` and `query` hold the parameters, decoded; a
     repeated query member is its last value. `headers` have lower-case names. `received_ms` is the
     door's clock. `route` is the whole path as it came, aliases' prefix and all.
+
+    `base` is what absolute links in the answer begin with, such as "https://example.com"; empty
+    where links are as the vendor documents them.
     """
 
     body: bytes
@@ -56,6 +69,7 @@ class Inbound:
     query: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     route: str = ""
+    base: str = ""
 
     @property
     def caller(self) -> Principal:
@@ -89,6 +103,18 @@ class Lookup(Protocol):
 
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
+        ...
+
+    def devices(self, tenant: str) -> Sequence[Device]:
+        """The tenant's devices in the order of creation; the API server among them."""
+        ...
+
+    def location(self, tenant: str, location: str) -> Location | None:
+        """The location with this id."""
+        ...
+
+    def locations(self, tenant: str) -> Sequence[Location]:
+        """The tenant's locations, in the order of creation."""
         ...
 
     def api_server(self, tenant: str) -> Device:
@@ -346,23 +372,26 @@ class Publish:
 @dataclass(frozen=True, slots=True)
 class Page:
     """What a read found. `names` gives each series' key; `asked` lists the series in the order
-    asked for.
+    asked for. `connected` says of the question's devices, of which anything is known, whether they
+    have a session now.
     """
 
     block: Block
     names: Mapping[int, str]
     asked: Sequence[int]
+    connected: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a read door wants: one query, or the latest values; `context` is handed back to
-    `render`.
+    `render`. Of `devices` (their ids) is asked, too, whether they are connected.
     """
 
     query: RangeQuery | LatestQuery
     names: Mapping[int, str]
     context: Any = None
+    devices: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

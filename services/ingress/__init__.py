@@ -17,6 +17,7 @@ from services.ingress.actions import DoorActions
 from services.ingress.bulk import BulkDoors
 from services.ingress.http import DoorsIn, push_routes, stray_reply
 from services.ingress.mqtt import MqttListener
+from services.ingress.presence import Presences
 from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.runtime import Mounted, Runtime, until
@@ -52,6 +53,9 @@ class IngressService:
         )
         actions = DoorActions(runtime.auth, runtime.control, view, clock, settings, promises)
         doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
+        presences = Presences(log, clock)
+        hearing = group.create_task(presences.follow(), name="follow who is connected")
+        saying = group.create_task(presences.run(), name="say who is connected")
         mqtt = MqttListener(
             log=log,
             authenticate=runtime.auth.device,
@@ -63,6 +67,7 @@ class IngressService:
             },
             clock=clock,
             settings=settings,
+            told=presences.told,
         )
         view.on_change(partial(_close_revoked, mqtt))
         runtime.mqtt_port = await mqtt.start(settings.mqtt_host, settings.mqtt_port)
@@ -76,7 +81,9 @@ class IngressService:
 
         async def drain() -> None:
             await mqtt.stop()
-            following.cancel()
+            for task in (saying, hearing, following):
+                task.cancel()
+            await presences.leave()
 
         def stray(path: str, status: int) -> Reply | None:
             return stray_reply(spoken, path, status, clock.now_ms())

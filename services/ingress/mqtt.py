@@ -42,7 +42,8 @@ class MqttListener:
     """All MQTT connections of a process. Belongs to one event loop.
 
     `authenticate` turns a user name (the token) into a principal or raises Unauthorized; it must
-    not block. `publishes` maps a topic to its dialect's name and door.
+    not block. `publishes` maps a topic to its dialect's name and door. `told` is called with tenant
+    and device when the first session of a device begins (True) and when its last one ends.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class MqttListener:
         publishes: Mapping[bytes, tuple[str, Publish]],
         clock: Clock,
         settings: Settings,
+        told: Callable[[str, str, bool], None] = lambda tenant, device, connected: None,
     ) -> None:
+        self._told = told
         self.settings, self.clock, self.lookup, self.publishes = settings, clock, lookup, publishes
         self._log, self._authenticate = log, authenticate
         self.gather = Gather(log, schedule=self._schedule_flush, moved=self._moved)
@@ -173,6 +176,8 @@ class MqttListener:
         while len(member.sessions) >= self.settings.mqtt_sessions_per_device_max:
             next(iter(member.sessions.values())).end(Reason.QUOTA_EXCEEDED)
         member.sessions[client_id] = session
+        if principal.device and len(member.sessions) == 1:
+            self._told(principal.tenant, principal.device, True)
         return principal, member.rate
 
     def refused(self, session: Session) -> float:
@@ -187,6 +192,8 @@ class MqttListener:
         sessions = self._members.member(session.device, self.clock.monotonic_ms()).sessions
         if sessions.get(session.client_id) is session:
             del sessions[session.client_id]
+            if session.principal.device and not sessions:
+                self._told(session.principal.tenant, session.principal.device, False)
 
     def behind(self, session: Session, held_up: bool) -> None:
         """See `Host`."""

@@ -9,6 +9,7 @@ import asyncio
 from services import dialects, registry
 from services.dialects import Dialect
 from services.doors import Turnstile
+from services.presence import PresenceView
 from services.query.answer import Answer
 from services.query.coalesce import Coalescer
 from services.query.http import query_routes
@@ -44,15 +45,21 @@ class QueryService:
         following = group.create_task(live.run(), name="follow accepted samples")
         streaming = group.create_task(hub.run(), name="stream changes")
         ranges = Coalescer(runtime.store, rows_max=settings.range_rows_max)
-        answer = Answer(live, ranges, runtime.view, settings=settings, clock=clock)
+        presence = PresenceView(clock)
+        hearing = group.create_task(presence.follow(runtime.log), name="follow who is connected")
+        answer = Answer(
+            live, ranges, runtime.view, settings=settings, clock=clock, presence=presence
+        )
         turnstile = Turnstile(
             authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
         )
+        runtime.checks["presence"] = lambda: None if presence.ready() else "still reading the log"
         runtime.checks["live view"] = lambda: None if live.ready() else "still reading the log"
 
         async def drain() -> None:
             following.cancel()
             streaming.cancel()
+            hearing.cancel()
             await ranges.close()
 
         routes = query_routes(spoken, turnstile, answer, hub)

@@ -22,6 +22,7 @@ from services.clock import Clock
 from services.dialects import Inbound, Lookup, Page, Question, Read, Reply
 from services.errors import Malformed, Unavailable, Unknown
 from services.metrics import READ_SECONDS, READS
+from services.presence import PresenceView
 from services.query.coalesce import Coalescer
 from services.query.live import LiveView
 from services.settings import Settings
@@ -38,7 +39,9 @@ class Answer:
         *,
         settings: Settings,
         clock: Clock,
+        presence: PresenceView | None = None,
     ) -> None:
+        self._presence = presence or PresenceView(clock)
         self._live, self._ranges, self._lookup, self._clock = live, ranges, lookup, clock
         self._rows_max = settings.range_rows_max
         self._wait_seconds = settings.read_wait_ms / 1000
@@ -51,8 +54,8 @@ class Answer:
             # Only the credential says whose samples may be read, whatever a dialect made of it.
             query = replace(question.query, tenant=inbound.principal.tenant)
             question = replace(question, query=query)
-        if read.fresh:
-            asked = question.query.series or question.names
+        asked = question.query.series or question.names
+        if read.fresh and asked:
             await self._live.passed(asked, seconds=self._wait_seconds)
         reply = read.render(inbound, question, await self.page(question))
         kind = "latest" if isinstance(question.query, LatestQuery) else "range"
@@ -79,7 +82,8 @@ class Answer:
         query = question.query
         if isinstance(query, LatestQuery):
             asked = tuple(question.names) if query.series is None else query.series
-            return Page(self._live.latest(query), question.names, asked)
+            connected = self._presence.connected(query.tenant or "", question.devices)
+            return Page(self._live.latest(query), question.names, asked, connected)
         try:
             async with asyncio.timeout(self._wait_seconds):
                 block = await self._range(query)

@@ -55,6 +55,12 @@ class Operations:
         return self("PATCH", "", {"data": {"id": self.point, "attributes": value}}, **own)
 
 
+def value_of(text: str) -> Any:
+    """A push of one value."""
+    attributes = {"timestamp": "2026-01-01T00:00:00Z", "value": text}
+    return {"data": [{"type": "PointValue", "attributes": attributes}]}
+
+
 def test_a_command_is_taken_in_shown_and_expires_and_a_kill_changes_nothing(plant: Plant) -> None:
     api = Operations(plant)
     status, answer = api.command("21.5")
@@ -68,6 +74,14 @@ def test_a_command_is_taken_in_shown_and_expires_and_a_kill_changes_nothing(plan
     [queued] = answer["included"]
     assert queued["attributes"]["state"] == "queued"
     assert queued["attributes"]["requestedBy"] == api.client.facts["building_x"]["client_id"]
+    status, point = api("GET", "?field[Point]=pointValue")
+    attributes = point["data"]["attributes"]
+    assert (status, attributes["systemAttributes"]["writable"]) == (200, "m:")
+    assert attributes["pointValue"] == {"targetValue": "21.5"}
+    assert api("POST", "/values", value_of("20.0"))[0] == 204
+    _, point = api("GET", "?field[Point]=pointValue")
+    shown = point["data"]["attributes"]["pointValue"]
+    assert (shown["value"], shown["targetValue"]) == ("20.0", "21.5")
     status, listed = api("GET", "/commands")
     assert (status, [each["id"] for each in listed["data"]]) == (200, [queued["id"]])
     assert queued["links"]["self"] == f"{api.path}/commands/{queued['id']}"
@@ -85,6 +99,8 @@ def test_a_command_is_taken_in_shown_and_expires_and_a_kill_changes_nothing(plan
         return str(one["data"]["attributes"]["state"])
 
     wait_for(lambda: state() == "expired", seconds=20, what="expired")
+    _, point = api("GET", "?field[Point]=pointValue")
+    assert "targetValue" not in point["data"]["attributes"]["pointValue"]
 
 
 def test_too_many_that_wait_for_a_device_are_answered_429(plant: Plant) -> None:

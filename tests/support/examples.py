@@ -4,9 +4,9 @@
 a folder:
 
 - `request.json`: `door` ("POST /path" as the dialect declares it, or "PUBLISH topic"), `path`,
-  `query`, `headers`, `route`, `principal`, `received_ms`, `body` as JSON; `verdicts` of the judge;
-  `promised`: the id of the receipt of a push that is not waited for; `tenants` that the user of
-  `ListedActions` may enter (default: acme).
+  `query`, `headers`, `route`, `base`, `principal`, `received_ms`, `body` as JSON; `verdicts` of the
+  judge; `promised`: the id of the receipt of a push that is not waited for; `tenants` that the user
+  of `ListedActions` may enter (default: acme); which devices are `connected`.
 - `body.txt`: the body as bytes, where it is not JSON or must stay as it is written.
 - `records.json`: the samples that come out, in order, and the keys that get a point.
 - `question.json`: the query that comes out of a read, its series by key.
@@ -78,6 +78,7 @@ class Example:
             request.get("query", {}),
             request.get("headers", {}),
             request.get("route", ""),
+            request.get("base", ""),
         )
 
     @staticmethod

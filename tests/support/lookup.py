@@ -14,6 +14,7 @@ from schemas.catalogue import (
     Device,
     Equipment,
     Key,
+    Location,
     Point,
     Tenant,
     Thing,
@@ -106,6 +107,18 @@ class ListedLookup:
         """The device with this id."""
         found = self._things.get((Device.KIND, device))
         return found if isinstance(found, Device) and found.tenant == tenant else None
+
+    def devices(self, tenant: str) -> Sequence[Device]:
+        """The tenant's devices, as listed."""
+        return [each for each in self._all(Device) if each.tenant == tenant]
+
+    def location(self, tenant: str, location: str) -> Location | None:
+        """The location with this id."""
+        return self._own(Location, tenant, location)
+
+    def locations(self, tenant: str) -> Sequence[Location]:
+        """The tenant's locations, as listed."""
+        return [each for each in self._all(Location) if each.tenant == tenant]
 
     def api_server(self, tenant: str) -> Device:
         """The tenant's API server: the device of that type, if one was given."""

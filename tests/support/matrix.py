@@ -379,6 +379,53 @@ class BuildingXValues(Reader):
         return str(value).lower() if kind == Kind.BOOL else str(value), quality
 
 
+class BuildingXPoint(BuildingXValues):
+    """The point with its latest value, one by one: it has what was acknowledged before."""
+
+    def end(self, place: Place, last_ms: int) -> None:
+        """Everything was looked at when it was written."""
+
+    def look(self, place: Place, ts_ms: int) -> None:
+        partition = self.access.facts["building_x"]["partition_id"]
+        path = f"/operations/partitions/{partition}{self.path(place)}"
+        query = {"field[Point]": "pointValue", "filter[name]": place.key}
+        answer = self.access.http.get(path, params=query, headers=self.access.building_x)
+        assert answer.status_code == 200, answer.text
+        found = answer.json()["data"]
+        [point] = [one for one in _listed(found) if one["id"] == place.point]
+        attributes = point["attributes"]
+        shown = attributes["pointValue"]
+        at = int(Decimal(_seconds(shown["timestamp"])) * 1000)
+        quality = shown.get("qualityOfValue")
+        assert attributes["systemAttributes"]["curStatus"] == ("fail" if quality else "ok")
+        self.shown[at] = (shown["value"], quality)
+
+    @staticmethod
+    def path(place: Place) -> str:
+        """Where the point is shown."""
+        return f"/points/{quote(place.point)}"
+
+
+class BuildingXPoints(BuildingXPoint):
+    """The same in the list of all points."""
+
+    @staticmethod
+    def path(place: Place) -> str:
+        return "/points"
+
+
+class BuildingXPointsOfDevice(BuildingXPoint):
+    """The same in the list of a device's points."""
+
+    @staticmethod
+    def path(place: Place) -> str:
+        return f"/devices/{place.device}/points"
+
+
+def _listed(data: Any) -> list[Any]:
+    return data if isinstance(data, list) else [data]
+
+
 class OpticloudTimeseries(Reader):
     """The range and, one by one, the latest value; each as text and in JSON types."""
 
@@ -539,13 +586,29 @@ WRITERS: Mapping[str, type[Writer]] = {
 }
 READERS: Mapping[str, type[Reader]] = {
     "building_x GET /ingest/partitions/{partitionId}/points/{pointId}/values": BuildingXValues,
+    "building_x GET /ingest/partitions/{partitionId}/points/{pointId}": BuildingXPoint,
+    "building_x GET /ingest/partitions/{partitionId}/points": BuildingXPoints,
+    "building_x GET /ingest/partitions/{partitionId}/devices/{deviceId}/points": (
+        BuildingXPointsOfDevice
+    ),
     "next_plus GET /api/ApiServers/readParameter/{paramId}": NextPlusParameter,
     "next_plus GET /api/ApiServers/stream": NextPlusStream,
     "opticloud GET /api/plugins/telemetry/{entityType}/{entityId}/values/timeseries": (
         OpticloudTimeseries
     ),
 }
-WITHOUT_VALUES: frozenset[str] = frozenset()
+WITHOUT_VALUES = frozenset(
+    f"building_x GET /ingest/partitions{path}"
+    for path in (
+        "",
+        "/{partitionId}",
+        "/{partitionId}/locations",
+        "/{partitionId}/locations/{locationId}",
+        "/{partitionId}/devices",
+        "/{partitionId}/devices/{deviceId}",
+        "/{partitionId}/devices/{deviceId}/devices",
+    )
+)
 """Reading doors that show no values, but what is configured."""
 SPOKEN: dict[str, Dialect] = registry.discover(dialects, "DIALECT")
 

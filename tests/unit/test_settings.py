@@ -30,3 +30,10 @@ def test_a_command_does_not_outlive_what_the_log_keeps() -> None:
     assert load({"LINESHAFT_COMMAND_SECONDS": "3600", "LINESHAFT_RETENTION_HOURS": "1"})
     with pytest.raises(BadSetting, match="LINESHAFT_COMMAND_SECONDS"):
         load({"LINESHAFT_COMMAND_SECONDS": "3601", "LINESHAFT_RETENTION_HOURS": "1"})
+
+
+def test_links_begin_with_an_address_or_the_requests_own() -> None:
+    for good in ("", "host", "https://lineshaft.example"):
+        assert load({"LINESHAFT_LINKS_BASE": good}).links_base == good
+    with pytest.raises(BadSetting, match="LINESHAFT_LINKS_BASE"):
+        load({"LINESHAFT_LINKS_BASE": "lineshaft.example"})

@@ -6,9 +6,10 @@ https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/qui
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
-from services.dialects.building_x import commands
+from services.dialects.building_x import commands, devices, locations, partitions, points
 from services.dialects.building_x.errors import refused
-from services.dialects.building_x.ingest import INGEST, PREFIXES
+from services.dialects.building_x.ingest import INGEST
+from services.dialects.building_x.jsonapi import PREFIXES
 from services.dialects.building_x.receipts import READ_RECEIPT
 from services.dialects.building_x.tokens import AUDIENCE, KEY_SET, TOKEN
 from services.dialects.building_x.values import READ_VALUES
@@ -21,8 +22,22 @@ DIALECT = Dialect(
     contract_url="https://developer.siemens.com/building-x-openness/api/"
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
-    reads=(READ_VALUES,),
-    calls=(TOKEN, KEY_SET, READ_RECEIPT, *commands.CALLS),
+    reads=(
+        *partitions.READS,
+        *locations.READS,
+        *devices.READS,
+        *points.READS,
+        READ_VALUES,
+    ),
+    calls=(
+        TOKEN,
+        KEY_SET,
+        READ_RECEIPT,
+        *locations.CALLS,
+        *devices.CALLS,
+        *points.CALLS,
+        *commands.CALLS,
+    ),
     prefixes=PREFIXES,
     audience=AUDIENCE,
     refused=refused,

@@ -9,62 +9,29 @@ https://developer.siemens.com/building-x-openness/api/building-operations/overvi
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
-
-from msgspec import Struct
-from msgspec.json import Decoder
 
 from schemas.catalogue import INGEST, READ, Point
 from schemas.commands import Command
 from schemas.samples import Kind, Value
-from services.dialects import _json
 from services.dialects._contract import Actions, Auth, Call, Inbound, Lookup, Reply, described
 from services.dialects._times import text_of
-from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import (
+from services.dialects.building_x.errors import refused
+from services.dialects.building_x.ingest import VALUE_BYTES_MAX, own_point
+from services.dialects.building_x.jsonapi import (
     PREFIXES,
-    VALUE_BYTES_MAX,
-    check_media_type,
-    own_point,
+    Draft,
+    Links,
+    Members,
+    identifier,
+    resource,
+    to_one,
 )
 from services.dialects.building_x.texts import text_of_value, value_of, why_not_value
-from services.errors import Forbidden, Malformed, Taken, Unknown
+from services.errors import Forbidden, Malformed, Unknown
 
-POINT = "/partitions/{partitionId}/points/{pointId}"
-COMMANDS = POINT + "/commands"
+COMMANDS = "/partitions/{partitionId}/points/{pointId}/commands"
 ONE = COMMANDS + "/{commandId}"
 VALUE_POINTER = "/data/attributes/pointValue/value"
-
-
-class _Attributes(Struct, gc=False):
-    pointValue: Any
-
-
-class _Resource(Struct, gc=False):
-    attributes: _Attributes
-    id: str | None = None
-    type: str | None = None
-
-
-class _Body(Struct, gc=False):
-    data: _Resource
-
-
-_DECODER = Decoder(_Body)
-
-
-async def patch(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
-    """Have a value written to the point. Clients may send neither `type` nor `id`; one that is
-    there has to be this point's.
-    """
-    point = own_point(inbound, lookup)
-    check_media_type(inbound.headers.get("content-type", ""))
-    resource = _json.read(_DECODER, inbound.body).data
-    if resource.type not in (None, "Point"):
-        raise Taken("the path is that of a Point", where="/data/type", code="CONFLICT")
-    if resource.id not in (None, point.id):
-        raise Taken("the path names another point", where="/data/id", code="CONFLICT")
-    return await command(inbound, point, actions, resource.attributes.pointValue)
 
 
 async def command(inbound: Inbound, point: Point, actions: Actions, point_value: Any) -> Reply:
@@ -86,29 +53,30 @@ async def command(inbound: Inbound, point: Point, actions: Actions, point_value:
         kind=int(kind),
         idempotency_key=inbound.headers.get("idempotency-key", ""),
     )
-    link = _link(inbound, COMMANDS)
-    resource = {
-        "type": "Point",
-        "id": point.id,
-        "attributes": {"pointValue": {"targetValue": target_text(queued)}},
-        "relationships": {
-            "hasCommand": {
-                "links": {"related": link},
-                "data": {"type": "PointCommand", "id": queued.id},
-            }
-        },
+    links = Links(inbound)
+    told = {
+        "links": {"related": links.to(*_steps(point))},
+        "data": identifier("PointCommand", queued.id),
     }
-    body = {"data": resource, "included": [_resource(inbound, queued)]}
-    return Reply(200, _json.write(body), JSON_API)
+    shown = resource(
+        "Point",
+        point.id,
+        {"pointValue": {"targetValue": target_text(queued)}},
+        {"hasCommand": told},
+        link=links.to("points", point.id),
+    )
+    draft = Draft(shown)
+    draft.include([_shown(queued, point, links)])
+    return draft.reply()
 
 
 async def find(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """The newest commands of a point."""
     point = own_point(inbound, lookup)
     found = await _commands(inbound, lookup, point)
-    links = {"self": _link(inbound, COMMANDS)}
-    data = [_resource(inbound, each) for each in found]
-    return Reply(200, _json.write({"links": links, "data": data}), JSON_API)
+    links = Links(inbound)
+    itself = {"self": links.to(*_steps(point))}
+    return Draft([_shown(each, point, links) for each in found], itself).reply()
 
 
 async def find_by_id(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
@@ -117,7 +85,7 @@ async def find_by_id(inbound: Inbound, lookup: Lookup, actions: Actions) -> Repl
     asked = inbound.path["commandId"]
     for each in await _commands(inbound, lookup, point):
         if each.id == asked:
-            return Reply(200, _json.write({"data": _resource(inbound, each)}), JSON_API)
+            return Draft(_shown(each, point, Links(inbound))).reply()
     raise Unknown(f"the point has no command {asked[:100]}")
 
 
@@ -147,11 +115,11 @@ def _value(kind: Kind, text: str) -> Value:
     return value_of(kind, text)
 
 
-def _resource(inbound: Inbound, command: Command) -> dict[str, Any]:
-    return {
-        "type": "PointCommand",
-        "id": command.id,
-        "attributes": {
+def _shown(command: Command, point: Point, links: Links) -> Members:
+    return resource(
+        "PointCommand",
+        command.id,
+        {
             "value": text_of_value(command.kind, command.value),
             "state": command.state,
             "changed": text_of(command.changed_ms),
@@ -159,14 +127,13 @@ def _resource(inbound: Inbound, command: Command) -> dict[str, Any]:
             "requestedBy": command.subject,
             "expires": text_of(command.expires_ms),
         },
-        "relationships": {"isCommandOf": {"data": {"type": "Point", "id": command.point}}},
-        "links": {"self": f"{_link(inbound, COMMANDS)}/{quote(command.id, safe='')}"},
-    }
+        {"isCommandOf": to_one("Point", command.point)},
+        link=links.to(*_steps(point), command.id),
+    )
 
 
-def _link(inbound: Inbound, path: str) -> str:
-    """A path that begins at `/partitions`, as the vendor's links do."""
-    return path.format_map({name: quote(text, safe="") for name, text in inbound.path.items()})
+def _steps(point: Point) -> tuple[str, ...]:
+    return "points", point.id, "commands"
 
 
 def _paths(path: str) -> tuple[str, ...]:
@@ -178,30 +145,6 @@ _READING = {
     403: "another's partition",
     503: "not read that far yet: try again",
 }
-COMMAND = Call(
-    "PATCH",
-    _paths(POINT),
-    Auth.BEARER,
-    patch,
-    refused,
-    INGEST,
-    docs=described(
-        "Have a value written to a point that is writable",
-        {
-            200: "the command is queued: the point with `targetValue`, the command in `included`",
-            400: "the value is not of the point's type, or the body cannot be used",
-            401: "no token, or not a valid one",
-            403: "another's partition, or a point that is not writable",
-            404: "unknown partition or point",
-            409: "`type` or `id` of another resource",
-            415: "another content type than the two of JSON",
-            429: "too many commands wait for the device",
-            503: "nobody knows whether it was taken: look at the point's commands",
-        },
-        media_type=JSON_API,
-        example={"data": {"id": "…", "attributes": {"pointValue": {"value": "true"}}}},
-    ),
-)
 FIND = Call(
     "GET",
     _paths(COMMANDS),
@@ -226,4 +169,4 @@ FIND_ONE = Call(
         {200: "queued, delivered, confirmed or expired", 404: "no such command", **_READING},
     ),
 )
-CALLS = (COMMAND, FIND, FIND_ONE)
+CALLS = (FIND, FIND_ONE)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 from schemas.queries import RangeQuery
 from schemas.samples import NO_QUALITY, TS_MS_MAX
@@ -24,17 +23,19 @@ from services.dialects._contract import (
 )
 from services.dialects._times import ms_of, text_of
 from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import PREFIXES, VALUES, own_point
+from services.dialects.building_x.ingest import VALUES, own_point
+from services.dialects.building_x.jsonapi import PREFIXES, Links
+from services.dialects.building_x.lists import CURSOR, LIMIT, PAGE_MAX, limit_of
 from services.dialects.building_x.texts import text_of_value
 from services.errors import Malformed
 
-PAGE_VALUES = 1000
-FROM, TO, CURSOR = "filter[timestamp][from]", "filter[timestamp][to]", "page[cursor]"
+FROM, TO = "filter[timestamp][from]", "filter[timestamp][to]"
 
 
 class _Asked(NamedTuple):
     point: str
     end_ms: int
+    limit: int
 
 
 def parse(inbound: Inbound, lookup: Lookup) -> Question:
@@ -50,19 +51,21 @@ def parse(inbound: Inbound, lookup: Lookup) -> Question:
         end_ms = inbound.received_ms
     start_ms = max(start_ms, _cursor(inbound.query), 0)
     end_ms = min(end_ms, TS_MS_MAX)
+    limit = limit_of(inbound.query)
     # One more than a page: whether it is there says whether another page is.
     query = RangeQuery(
-        inbound.caller.tenant, (point.series,), start_ms, max(start_ms, end_ms), PAGE_VALUES + 1
+        inbound.caller.tenant, (point.series,), start_ms, max(start_ms, end_ms), limit + 1
     )
-    return Question(query, {point.series: point.key}, _Asked(point.id, end_ms))
+    return Question(query, {point.series: point.key}, _Asked(point.id, end_ms, limit))
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:
     """One page, with a link to the next where there is one."""
-    point, end_ms = question.context
+    asked: _Asked = question.context
+    point, links = asked.point, Links(inbound)
     block = page.block
     data = []
-    for row in range(min(len(block), PAGE_VALUES)):
+    for row in range(min(len(block), asked.limit)):
         time = text_of(block.ts_ms[row])
         attributes: dict[str, Any] = {
             "value": text_of_value(block.kind[row], block.value(row)),
@@ -71,12 +74,13 @@ def render(inbound: Inbound, question: Question, page: Page) -> Reply:
         if block.quality[row] != NO_QUALITY:
             attributes["qualityOfValue"] = block.quality[row]
         data.append({"type": "PointValue", "id": f"cov-{point}-{time}", "attributes": attributes})
-    links = {"self": _link(inbound, inbound.query)}
-    if len(block) > PAGE_VALUES:
+    found = links.page(inbound.query, "", "points", point, "values")
+    if len(block) > asked.limit:
         # The end is pinned, else "now" would move from page to page.
-        following = {TO: text_of(end_ms), CURSOR: str(block.ts_ms[PAGE_VALUES])}
-        links["next"] = _link(inbound, {**inbound.query, **following})
-    return Reply(200, _json.write({"links": links, "data": data}), JSON_API)
+        following = {TO: text_of(asked.end_ms), CURSOR: str(block.ts_ms[asked.limit])}
+        query = {**inbound.query, **following}
+        found["next"] = links.to("points", point, "values", query=query)
+    return Reply(200, _json.write({"links": found, "data": data}), JSON_API)
 
 
 def _time(query: Mapping[str, str], name: str) -> int | None:
@@ -99,13 +103,6 @@ def _cursor(query: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _link(inbound: Inbound, query: Mapping[str, str]) -> str:
-    """A path that begins at `/partitions`, as the vendor's links do."""
-    path = VALUES.format_map({name: quote(text, safe="") for name, text in inbound.path.items()})
-    members = (f"{quote(k, safe='[]')}={quote(v, safe=':')}" for k, v in query.items())
-    return f"{path}?{'&'.join(members)}"
-
-
 READ_VALUES = Read(
     "GET",
     tuple(prefix + VALUES for prefix in PREFIXES),
@@ -125,6 +122,7 @@ READ_VALUES = Read(
         parameters={
             FROM: "RFC 3339, inclusive, required",
             TO: "RFC 3339, exclusive; default now",
+            LIMIT: f"1 to {PAGE_MAX} (default; a higher one counts as that)",
             CURSOR: "from links.next",
         },
     ),

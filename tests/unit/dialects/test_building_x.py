@@ -14,7 +14,7 @@ from schemas.catalogue import Device, Point, Tenant
 from schemas.samples import TS_MS_MAX, Kind
 from services.dialects import Inbound, Page
 from services.dialects import _times as times
-from services.dialects.building_x import errors, ingest, texts, tokens, values
+from services.dialects.building_x import errors, ingest, lists, texts, tokens, values
 from services.errors import Broken, Malformed, OverQuota, Unauthorized, Unavailable
 from tests.support.lookup import ListedActions, ListedLookup, a_principal
 
@@ -217,21 +217,21 @@ def test_a_full_page_leads_to_the_next_and_pins_the_end() -> None:
     inbound = an_inbound(query={values.FROM: "2022-07-11T11:00:00Z"})
     question = values.parse(inbound, lookup)
     start_ms = times.ms_of("2022-07-11T11:00:00Z")
-    rows = [(times.text_of(start_ms + row), str(row)) for row in range(values.PAGE_VALUES + 1)]
+    rows = [(times.text_of(start_ms + row), str(row)) for row in range(lists.PAGE_MAX + 1)]
     block = ingest.decode(an_inbound(a_body(*rows[:1])), lookup).block
     for start in range(1, len(rows), 100):
         block.extend(ingest.decode(an_inbound(a_body(*rows[start : start + 100])), lookup).block)
     reply = values.render(inbound, question, Page(block, question.names, ()))
     answer = json.loads(reply.body)
-    assert len(answer["data"]) == values.PAGE_VALUES
+    assert len(answer["data"]) == lists.PAGE_MAX
     assert answer["links"]["next"].startswith(f"/partitions/{PARTITION}/points/point/values?")
-    assert f"page[cursor]={start_ms + values.PAGE_VALUES}" in answer["links"]["next"]
+    assert f"page[cursor]={start_ms + lists.PAGE_MAX}" in answer["links"]["next"]
 
     members = answer["links"]["next"].partition("?")[2].split("&")
     following = values.parse(
         an_inbound(query=dict(member.split("=", 1) for member in members)), lookup
     ).query
-    assert (following.start_ms, following.end_ms) == (start_ms + values.PAGE_VALUES, NOW_MS)  # type: ignore[union-attr]
+    assert (following.start_ms, following.end_ms) == (start_ms + lists.PAGE_MAX, NOW_MS)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

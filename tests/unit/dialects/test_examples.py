@@ -109,7 +109,9 @@ def walk_read(example: Example, door: Read, request: Any, lookup: ListedLookup) 
     assert differences(example.json("question"), readable(question)) == []
     if (rows := example.json("page")) is not None:
         block = block_of(rows, lookup, inbound.caller.tenant)
-        page = Page(block, question.names, question.query.series or ())
+        known = request.get("connected", {})
+        connected = {each: known[each] for each in question.devices if each in known}
+        page = Page(block, question.names, question.query.series or (), connected)
         assert_reply(example, door.render(inbound, question, page))
 
 

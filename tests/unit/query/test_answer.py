@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from services.clock import Clock, ManualClock
 from services.dialects import Auth, Inbound, Page, Principal, Question, Read, Reply
 from services.errors import Malformed, Unavailable
 from services.eventlog import open_eventlog
+from services.presence import PresenceView
 from services.query.answer import Answer
 from services.query.coalesce import Coalescer
 from services.query.live import LiveView
@@ -54,6 +55,7 @@ def with_answer(
     *,
     lookup: ListedLookup | None = None,
     clock: Clock | None = None,
+    presence: PresenceView | None = None,
 ) -> None:
     """Run `body` with some samples in the store and some on the log."""
     chosen = settings or Settings()
@@ -73,6 +75,7 @@ def with_answer(
                 *(view, ranges, lookup or ListedLookup()),
                 settings=chosen,
                 clock=clock or ManualClock(),
+                presence=presence,
             )
             await body(answer, store)
             await ranges.close()
@@ -178,6 +181,23 @@ def test_a_store_that_is_slow_or_away_is_unavailable(tmp_path: Path) -> None:
         assert len((await answer.page(Question(query, NAMES))).block) == 1
 
     with_answer(tmp_path, a_block([(1, 5, 1)]), Block(), body, Settings(read_wait_ms=100))
+
+
+def test_of_the_devices_of_a_question_is_said_which_are_connected(tmp_path: Path) -> None:
+    class Said(PresenceView):
+        """Knows one device of one tenant."""
+
+        def connected(self, tenant: str, devices: Iterable[str]) -> Mapping[str, bool]:
+            return {"d": True} if (tenant, [*devices]) == ("acme", ["d", "e"]) else {}
+
+    async def body(answer: Answer, store: MemoryStore) -> None:
+        latest = LatestQuery("acme", ())
+        assert (await answer.page(Question(latest, {}, devices=("d", "e")))).connected == {
+            "d": True
+        }
+        assert (await answer.page(Question(latest, {}))).connected == {}
+
+    with_answer(tmp_path, Block(), Block(), body, presence=Said(ManualClock()))
 
 
 NOW_MS = 1_700_000_000_700

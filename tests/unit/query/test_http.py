@@ -67,6 +67,8 @@ class Echo:
             "x-odd": inbound.headers.get("x-odd"),
             "now_ms": inbound.received_ms,
             "who": who,
+            "route": inbound.route,
+            "base": inbound.base,
         }
         return Reply(200, json.dumps(told).encode(), "application/x-odd", [("X-More", "yes")])
 
@@ -126,6 +128,20 @@ def get(
 AUTHORIZED = {"authorization": "Bearer right"}
 
 
+@pytest.mark.parametrize(
+    ("setting", "base"),
+    [
+        ("", ""),
+        ("host", "http://test"),
+        ("https://lineshaft.example/", "https://lineshaft.example"),
+        ("https://example.com/plant", "https://example.com/plant"),
+    ],
+)
+def test_what_absolute_links_begin_with(setting: str, base: str) -> None:
+    [response] = get(Echo(), "/open", settings=Settings(links_base=setting))
+    assert response.json()["base"] == base
+
+
 @pytest.mark.parametrize("prefix", ["", "/alias"])
 def test_what_the_dialect_gets_of_a_request(prefix: str) -> None:
     url = f"{prefix}/things/a%20b/values?filter[x]=1%2C2&from=2024-01-01T00:00:00+01:00&k=1&k=&e"
@@ -136,6 +152,8 @@ def test_what_the_dialect_gets_of_a_request(prefix: str) -> None:
         "x-odd": "7",
         "now_ms": NOW_MS,
         "who": "acme",
+        "route": f"{prefix}/things/a b/values",
+        "base": "",
     }
     assert response.headers["content-type"] == "application/x-odd"
     assert response.headers["x-more"] == "yes"

@@ -12,8 +12,10 @@ from schemas.envelope import (
     Change,
     Entry,
     Envelope,
+    Lease,
     Letter,
     Mark,
+    Presence,
     Receipt,
     Receipts,
     Tick,
@@ -119,6 +121,8 @@ def test_every_other_record_comes_back_as_it_was() -> None:
         Change("point", "p", {"a": [1, {"b": None}]}, first=True, claim="c"),
         Change("point", "p", None),
         Mark("samples.received", 3, 4, 5, "a life"),
+        Presence("acme", "d", "a process", True, 5),
+        Lease("a process", 6),
         Tick(17, "k"),
     ]
     for record in records:

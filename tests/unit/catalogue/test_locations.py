@@ -1,0 +1,162 @@
+"""Locations by control: what they take, the tree they make, what keeps one from being deleted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.catalogue import Device, Location
+from services.catalogue._locations import DEPTH_MAX
+from services.catalogue.remote import listing
+from services.errors import Conflicting, Malformed, Refused, Unknown
+from tests.support.catalogue import Office, offices
+
+
+def office(folder: Path, body: Callable[[Office], Coroutine[Any, Any, None]]) -> None:
+    """Run `body` where there is a tenant "acme"."""
+
+    async def flow() -> None:
+        async with offices(folder) as [it]:
+            await it.control.add_tenant("acme", "Acme")
+            await it.control.add_tenant("globex", "Globex")
+            await body(it)
+
+    asyncio.run(flow())
+
+
+def test_a_location_is_made_changed_and_deleted(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        it.clock.advance(7)
+        made = await it.control.add_location(
+            "acme", "Works", time_zone="Europe/Zurich", street="Main 1", country_code="CH"
+        )
+        assert it.view.location("acme", made.id) == made
+        assert it.view.location("globex", made.id) is None
+        assert (made.type, made.has_address) == ("Building", True)
+        changed = await it.control.change_location(
+            "acme", made.id, label="Old works", street="", country_code=""
+        )
+        assert (changed.label, changed.time_zone) == ("Old works", "Europe/Zurich")
+        assert not changed.has_address
+        assert it.view.locations("acme") == [changed]
+        assert [each["id"] for each in listing(it.view, "location")] == [made.id]
+        await it.control.delete_location("acme", made.id)
+        assert it.view.locations("acme") == []
+        with pytest.raises(Unknown):
+            await it.control.delete_location("acme", made.id)
+
+    office(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("members", "where"),
+    [
+        ({"label": ""}, "label"),
+        ({"type": "Planet"}, "type"),
+        ({"time_zone": "over there"}, "time_zone"),
+        ({"country_code": "Switzerland"}, "country_code"),
+        ({"description": "x" * 1_001}, "description"),
+        ({"street": "a\x00b"}, "street"),
+        ({"id": "no uuid"}, "id"),
+    ],
+)
+def test_what_a_location_does_not_take(tmp_path: Path, members: dict[str, Any], where: str) -> None:
+    async def body(it: Office) -> None:
+        with pytest.raises(Malformed) as caught:
+            await it.control.add_location("acme", **{"label": "x", **members})
+        assert caught.value.where == where
+        assert it.view.locations("acme") == []
+
+    office(tmp_path, body)
+
+
+def test_a_location_is_never_part_of_itself(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        control = it.control
+        top = await control.add_location("acme", "site", type="Campus")
+        middle = await control.add_location("acme", "building", parent=top.id)
+        low = await control.add_location("acme", "floor", type="Floor", parent=middle.id)
+        for place in (top, middle, low):
+            with pytest.raises(Malformed) as caught:
+                await control.change_location("acme", top.id, parent=place.id)
+            assert caught.value.where == "parent"
+        elsewhere = await control.add_location("globex", "other")
+        for parent in (elsewhere.id, "nothing"):
+            with pytest.raises(Unknown) as missing:
+                await control.change_location("acme", low.id, parent=parent)
+            assert missing.value.where == "parent"
+        moved = await control.change_location("acme", low.id, parent="")
+        assert moved.parent == ""
+
+    office(tmp_path, body)
+
+
+def test_a_tree_of_locations_has_an_end(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        parent = ""
+        for depth in range(DEPTH_MAX):
+            parent = (await it.control.add_location("acme", str(depth), parent=parent)).id
+        with pytest.raises(Malformed, match="one in the other"):
+            await it.control.add_location("acme", "too deep", parent=parent)
+
+    office(tmp_path, body)
+
+
+def test_a_location_that_is_needed_stays(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        control = it.control
+        place = await control.add_location("acme", "building")
+        floor = await control.add_location("acme", "floor", parent=place.id)
+        with pytest.raises(Conflicting, match="part of it"):
+            await control.delete_location("acme", place.id)
+        device = await control.add_device("acme", "d", location=floor.id)
+        with pytest.raises(Conflicting, match="devices"):
+            await control.delete_location("acme", floor.id)
+        await control.change_device("acme", device.id, location="")
+        await control.delete_location("acme", floor.id)
+        await control.delete_location("acme", place.id)
+
+    office(tmp_path, body)
+
+
+def test_a_device_is_somewhere_and_behind_something_that_is_there(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        control = it.control
+        place = await control.add_location("acme", "building")
+        gateway = await control.add_device("acme", "gateway")
+        device = await control.add_device(
+            "acme", "d", model="M", serial="S", description="it", location=place.id,
+            gateway=gateway.id,
+        )  # fmt: skip
+        assert Device.of(device.body()) == it.view.device("acme", device.id) == device
+        for members in ({"location": "nowhere"}, {"gateway": "nothing"}):
+            with pytest.raises(Unknown) as caught:
+                await control.change_device("acme", device.id, **members)
+            assert caught.value.where == next(iter(members))
+        with pytest.raises(Malformed):
+            await control.change_device("acme", gateway.id, gateway=gateway.id)
+        changed = await control.change_device("acme", device.id, serial="T", gateway="")
+        assert (changed.model, changed.serial, changed.gateway) == ("M", "T", "")
+
+    office(tmp_path, body)
+
+
+def test_somebody_of_one_tenant_makes_no_location_in_another(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        from services.catalogue import Caller
+
+        editor = it.control.by(Caller("anna", "http", "acme"))
+        with pytest.raises(Refused):
+            await editor.add_location("globex", "x")
+        assert it.view.locations("globex") == []
+
+    office(tmp_path, body)
+
+
+def test_a_location_reads_back_as_it_was_written() -> None:
+    location = Location("l", tenant="acme", type="Room", label="x", street="s", created_ms=3)
+    assert Location.of(location.body()) == location
