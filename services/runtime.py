@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 import uvloop
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import Match
 
 from schemas.topics import COMMANDS_CHANGED, TOPICS, Topic
 from services import metrics
@@ -45,6 +46,8 @@ _AGAIN_SECONDS, _AGAIN_SECONDS_MAX = 0.5, 4.0
 _DRAIN_SECONDS_MAX = 7
 """Of the ten that a supervisor gives a process to end; what is left is for those behind the doors.
 """
+_BRANCH_STEPS = 4
+"""Of a path's steps, the empty one before its first slash counted: `/api/plugins/telemetry`."""
 CONTROL_SOCKET = "control.sock"
 """In the data folder: where a process that has the embedded log takes control actions."""
 
@@ -242,7 +245,8 @@ async def serve(
         _answer_strays(app, mounted)
         has_doors = any(face.routers for face in mounted)
         apart = not has_doors or settings.ops_port >= 0
-        app.include_router(_one_router(mounted))
+        for branch in _branches(mounted):
+            app.include_router(branch)
         starting: dict[str, Check] = {"starting": lambda: "not all of it has started"}
         checks = ChainMap(starting, runtime.checks)
         listeners = []
@@ -292,12 +296,34 @@ async def _watch_view(following: asyncio.Task[None], drained: asyncio.Event) -> 
         raise Broken("the catalogue is not followed any more")
 
 
-def _one_router(mounted: Sequence[Mounted]) -> APIRouter:
+class _Branch(APIRouter):
+    """Routes whose paths begin alike. A request is shown to a router's routes one after the other;
+    of those of other branches it is told apart by how its path begins.
+    """
+
+    def __init__(self, begins: str, routes: Sequence[Any]) -> None:
+        super().__init__(routes=[*routes])
+        self._begins = begins
+
+    def matches(self, scope: Any) -> tuple[Match, Any]:
+        """Whether one of the routes is the request's."""
+        if not scope["path"].startswith(self._begins):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def _branches(mounted: Sequence[Mounted]) -> list[APIRouter]:
     """The routes of all services: what is spelled out goes before what has parameters, whichever
     service each is of.
     """
     routes = [route for face in mounted for router in face.routers for route in router.routes]
-    return APIRouter(routes=sorted(routes, key=lambda route: getattr(route, "path", "").count("{")))
+    branches: dict[str, list[Any]] = {}
+    for route in sorted(routes, key=lambda route: getattr(route, "path", "").count("{")):
+        literal = getattr(route, "path", "").partition("{")[0]
+        branches.setdefault("/".join(literal.split("/")[:_BRANCH_STEPS]), []).append(route)
+    # The longer beginning is the more spelled out.
+    begins = sorted(branches, key=len, reverse=True)
+    return [_Branch(each, branches[each]) for each in begins]
 
 
 def _answer_strays(app: FastAPI, mounted: Sequence[Mounted]) -> None:

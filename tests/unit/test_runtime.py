@@ -8,13 +8,14 @@ from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from services import ops
 from services.catalogue import View
 from services.errors import Broken, Unavailable
-from services.runtime import Mounted, _read_through, serve, when_there
+from services.runtime import Mounted, _branches, _read_through, serve, when_there
 from services.settings import Settings
 
 
@@ -193,6 +194,49 @@ def test_a_path_that_is_spelled_out_goes_before_parameters_of_another_service() 
         following.cancel()
 
     asyncio.run(body())
+
+
+def test_a_request_is_shown_to_the_routes_that_begin_like_it_and_gets_the_right_one() -> None:
+    """Whichever branch a route is in: what is spelled out goes first, and another method's is
+    found.
+    """
+
+    def routes(*pairs: tuple[str, str]) -> Mounted:
+        router = APIRouter()
+        for method, path in pairs:
+
+            async def endpoint(path: str = path, method: str = method) -> str:
+                return f"{method} {path}"
+
+            router.add_api_route(path, endpoint, methods=[method])
+        return Mounted(routers=[router])
+
+    one = routes(("GET", "/a/{x}"), ("GET", "/a/b/c/{x}/e"), ("GET", "/a/b/{x}/d/e"), ("GET", "/"))
+    other = routes(("POST", "/a/{x}"), ("GET", "/a/b"), ("GET", "/a/b/c/d/e"), ("GET", "/ab/{x}"))
+    app = FastAPI()
+    for branch in _branches([one, other]):
+        app.include_router(branch)
+    assert set(app.openapi()["paths"]) >= {"/a/{x}", "/a/b/c/{x}/e", "/ab/{x}"}
+
+    async def flow() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            for method, path, found in (
+                ("GET", "/a/b", "GET /a/b"),
+                ("GET", "/a/c", "GET /a/{x}"),
+                ("POST", "/a/c", "POST /a/{x}"),
+                ("GET", "/a/b/c/d/e", "GET /a/b/c/d/e"),
+                ("GET", "/a/b/c/f/e", "GET /a/b/c/{x}/e"),
+                ("GET", "/a/b/f/d/e", "GET /a/b/{x}/d/e"),
+                ("GET", "/ab/c", "GET /ab/{x}"),
+                ("GET", "/", "GET /"),
+            ):
+                response = await client.request(method, path)
+                assert (response.status_code, response.json()) == (200, found)
+            assert (await client.get("/b")).status_code == 404
+            assert (await client.delete("/a/c")).status_code == 405
+
+    asyncio.run(flow())
 
 
 def test_a_process_whose_catalogue_is_not_followed_any_more_ends() -> None:
