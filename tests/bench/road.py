@@ -97,7 +97,7 @@ def points(act: Act, facts: dict[str, Any], folder: Path, *, count: int) -> Path
         point = act("add_point", asked)
         partition = facts["building_x"]["partition_id"]
         paths.append(f"/ingest/partitions/{partition}/points/{point['id']}/values")
-    path = folder / "paths.txt"
+    path = folder / f"paths-{count}.txt"
     path.write_text("\n".join(paths) + "\n")
     return path
 
@@ -229,11 +229,13 @@ def report(
 ) -> None:
     """Measure one running system and print its lines."""
     say(f"{name}:")
-    paths = points(act, facts, folder, count=8)
-    ingest(facts, paths, in_flight=4, values=1, seconds=2)  # what is slower the first time
-    for values in (1, 100):
+    for count, values in ((1, 1), (8, 100)):
+        paths = points(act, facts, folder, count=count)
+        ingest(facts, paths, in_flight=4, values=values, seconds=2)  # the first ones are slower
+        where = "one point" if count == 1 else f"{count} points, each of a device of its own"
+        say(f"  answered with the verdict, {where}:")
         for in_flight in (1, 16, 256):
-            say(f"  receipts, {ingest(facts, paths, in_flight=in_flight, values=values)}")
+            say(f"    {ingest(facts, paths, in_flight=in_flight, values=values)}")
     say(f"  acknowledged to visible in latest: {visible(facts, count=1_000)}")
     tokens = devices(act, folder, count=32)
     for values, window in ((1, 20), (2, 20), (100, 4)):
