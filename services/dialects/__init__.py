@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from services.dialects._contract import (
-    Actions,
     Answer,
     Auth,
     Call,
@@ -14,10 +13,7 @@ from services.dialects._contract import (
     Following,
     Inbound,
     Intake,
-    Lookup,
     Page,
-    Principal,
-    Promise,
     Publish,
     Push,
     Question,
@@ -25,6 +21,7 @@ from services.dialects._contract import (
     Refusal,
     Reply,
 )
+from services.dialects._ports import Actions, Lookup, Principal, Promise
 
 __all__ = [
     "Actions",

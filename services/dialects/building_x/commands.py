@@ -13,7 +13,8 @@ from typing import Any
 from schemas.catalogue import INGEST, READ, Point
 from schemas.commands import Command
 from schemas.samples import Kind, Value
-from services.dialects._contract import Actions, Auth, Call, Inbound, Lookup, Reply, described
+from services.dialects._contract import Auth, Call, Inbound, Reply, described
+from services.dialects._ports import Actions, Lookup
 from services.dialects._times import text_of
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import VALUE_BYTES_MAX, own_point

@@ -20,16 +20,8 @@ from schemas.blocks import Block, bytes_of
 from schemas.catalogue import Point
 from schemas.samples import NO_QUALITY, Conflict, Kind, Verdict
 from services.dialects import _json
-from services.dialects._contract import (
-    Answer,
-    Auth,
-    Inbound,
-    Intake,
-    Lookup,
-    Push,
-    Reply,
-    described,
-)
+from services.dialects._contract import Answer, Auth, Inbound, Intake, Push, Reply, described
+from services.dialects._ports import Lookup
 from services.dialects._times import all_ms_of, why_not
 from services.dialects.building_x.errors import JSON_API, errors, refused
 from services.dialects.building_x.texts import columns, why_not_value

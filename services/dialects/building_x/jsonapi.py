@@ -15,16 +15,8 @@ from urllib.parse import quote
 from schemas.queries import LatestQuery
 from schemas.samples import NO_QUALITY
 from services.dialects import _json
-from services.dialects._contract import (
-    Auth,
-    Inbound,
-    Lookup,
-    Page,
-    Question,
-    Read,
-    Reply,
-    described,
-)
+from services.dialects._contract import Auth, Inbound, Page, Question, Read, Reply, described
+from services.dialects._ports import Lookup
 from services.dialects._times import text_of
 from services.dialects.building_x.errors import JSON_API, refused
 from services.dialects.building_x.ingest import PREFIXES as VALUE_PREFIXES

@@ -11,7 +11,8 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
 
 from schemas.catalogue import LOCATION_TYPES, Location
-from services.dialects._contract import Actions, Inbound, Lookup, Reply
+from services.dialects._contract import Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x import lists
 from services.dialects.building_x.editing import (
     ATTRIBUTES,

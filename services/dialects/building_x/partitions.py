@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from schemas.catalogue import Tenant
-from services.dialects._contract import Inbound, Lookup
+from services.dialects._contract import Inbound
+from services.dialects._ports import Lookup
 from services.dialects.building_x.ingest import check_partition
 from services.dialects.building_x.jsonapi import (
     PARTITIONS,

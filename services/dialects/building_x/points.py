@@ -11,7 +11,8 @@ from msgspec.json import Decoder
 
 from schemas.catalogue import CONFIGURE, Device, Point
 from schemas.samples import Kind
-from services.dialects._contract import Actions, Inbound, Lookup, Reply
+from services.dialects._contract import Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x import devices, lists
 from services.dialects.building_x.commands import command, target_text
 from services.dialects.building_x.devices import own_device

@@ -10,7 +10,8 @@ from typing import Any
 
 from schemas.samples import Conflict
 from services.dialects import _json
-from services.dialects._contract import Actions, Auth, Call, Inbound, Lookup, Reply, described
+from services.dialects._contract import Auth, Call, Inbound, Reply, described
+from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x.errors import JSON_API, error_objects, refused
 from services.dialects.building_x.ingest import (
     PREFIXES,

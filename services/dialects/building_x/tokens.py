@@ -14,7 +14,8 @@ from msgspec.json import Decoder
 from msgspec.structs import replace
 
 from services.dialects import _json
-from services.dialects._contract import Actions, Auth, Call, Inbound, Lookup, Reply, described
+from services.dialects._contract import Auth, Call, Inbound, Reply, described
+from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x.errors import token_refused
 from services.errors import Forbidden, Malformed, Unauthorized, Unsupported
 

@@ -11,16 +11,8 @@ from typing import Any, NamedTuple
 from schemas.queries import RangeQuery
 from schemas.samples import NO_QUALITY, TS_MS_MAX
 from services.dialects import _json
-from services.dialects._contract import (
-    Auth,
-    Inbound,
-    Lookup,
-    Page,
-    Question,
-    Read,
-    Reply,
-    described,
-)
+from services.dialects._contract import Auth, Inbound, Page, Question, Read, Reply, described
+from services.dialects._ports import Lookup
 from services.dialects._times import ms_of, text_of
 from services.dialects.building_x.errors import JSON_API, refused
 from services.dialects.building_x.ingest import VALUES, own_point

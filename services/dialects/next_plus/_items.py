@@ -18,7 +18,8 @@ from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.samples import TS_MS_MAX, Kind, Value
 from services.dialects import _json, _times
-from services.dialects._contract import Inbound, Intake, Lookup
+from services.dialects._contract import Inbound, Intake
+from services.dialects._ports import Lookup
 from services.dialects.next_plus import errors
 from services.dialects.next_plus._plain import rule_of
 from services.dialects.next_plus.errors import Invalid

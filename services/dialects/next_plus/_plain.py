@@ -14,7 +14,7 @@ from typing import NamedTuple
 from schemas.blocks import Block
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind
-from services.dialects._contract import Lookup
+from services.dialects._ports import Lookup
 from services.dialects.next_plus._scan import ABSENT, Scanned
 
 _LAYOUTS_MAX = 256

@@ -8,7 +8,8 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from schemas.catalogue import CONFIGURE, ROLES_OF_A_BINDING, Binding, Equipment
-from services.dialects._contract import Actions, Inbound, Lookup, Reply
+from services.dialects._contract import Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.next_plus import parameters
 from services.dialects.next_plus.filters import PARAMETERS
 from services.dialects.next_plus.models import (

@@ -10,7 +10,8 @@ from msgspec.json import Decoder
 
 from schemas.catalogue import Tenant
 from services.dialects import _json
-from services.dialects._contract import Actions, Auth, Inbound, Lookup, Reply
+from services.dialects._contract import Auth, Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.next_plus import errors
 from services.dialects.next_plus.errors import Invalid, refused
 from services.dialects.next_plus.models import body_of, call, member, moment, shown

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from schemas.samples import Verdict
 from services.dialects import _json
-from services.dialects._contract import Auth, Inbound, Intake, Lookup, Push, Reply, described
+from services.dialects._contract import Auth, Inbound, Intake, Push, Reply, described
+from services.dialects._ports import Lookup
 from services.dialects.next_plus import errors
 from services.dialects.next_plus._items import TEXT_BYTES_MAX, Batch, items_of
 from services.dialects.next_plus._plain import Moment, block_of

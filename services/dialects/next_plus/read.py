@@ -7,16 +7,8 @@ from __future__ import annotations
 from schemas.catalogue import Point
 from schemas.queries import LatestQuery
 from services.dialects import _json
-from services.dialects._contract import (
-    Auth,
-    Inbound,
-    Lookup,
-    Page,
-    Question,
-    Read,
-    Reply,
-    described,
-)
+from services.dialects._contract import Auth, Inbound, Page, Question, Read, Reply, described
+from services.dialects._ports import Lookup
 from services.dialects.next_plus.errors import MODEL_NOT_FOUND, refused
 from services.dialects.next_plus.values import json_of
 from services.errors import Unknown

@@ -11,14 +11,8 @@ from collections.abc import Iterator
 from schemas.catalogue import Point
 from schemas.samples import Value
 from services.dialects import _json, _times
-from services.dialects._contract import (
-    Auth,
-    Follow,
-    Following,
-    Inbound,
-    Lookup,
-    described,
-)
+from services.dialects._contract import Auth, Follow, Following, Inbound, described
+from services.dialects._ports import Lookup
 from services.dialects.next_plus._items import UUID_FIELD
 from services.dialects.next_plus.errors import (
     FILTER_INVALID,

@@ -11,7 +11,8 @@ from msgspec.json import Decoder
 from schemas.catalogue import CONFIGURE, Point, Trigger
 from schemas.samples import Kind, Value
 from services.dialects import _times
-from services.dialects._contract import Actions, Inbound, Lookup, Reply
+from services.dialects._contract import Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.next_plus import parameters
 from services.dialects.next_plus.filters import PARAMETERS
 from services.dialects.next_plus.models import (

@@ -12,7 +12,8 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from schemas.catalogue import ADMIN, ROLES, User, role_of
-from services.dialects._contract import Actions, Inbound, Lookup, Reply
+from services.dialects._contract import Inbound, Reply
+from services.dialects._ports import Actions, Lookup
 from services.dialects.next_plus.filters import PARAMETERS
 from services.dialects.next_plus.models import (
     DELETED,

@@ -11,7 +11,8 @@ from msgspec.json import Decoder
 
 from schemas.catalogue import Tenant
 from services.dialects import _json
-from services.dialects._contract import Actions, Auth, Call, Inbound, Lookup, Reply, described
+from services.dialects._contract import Auth, Call, Inbound, Reply, described
+from services.dialects._ports import Actions, Lookup
 from services.dialects.opticloud.errors import refused
 from services.errors import Malformed, Unauthorized
 

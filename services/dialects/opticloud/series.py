@@ -14,18 +14,8 @@ from schemas.blocks import Block
 from schemas.queries import LatestQuery, RangeQuery
 from schemas.samples import TS_MS_MAX
 from services.dialects import _json
-from services.dialects._contract import (
-    Actions,
-    Auth,
-    Call,
-    Inbound,
-    Lookup,
-    Page,
-    Question,
-    Read,
-    Reply,
-    described,
-)
+from services.dialects._contract import Auth, Call, Inbound, Page, Question, Read, Reply, described
+from services.dialects._ports import Actions, Lookup
 from services.dialects.opticloud.errors import refused
 from services.dialects.opticloud.spelling import json_of_value, text_of_value
 from services.errors import Malformed, Unknown

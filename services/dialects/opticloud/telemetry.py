@@ -27,7 +27,8 @@ from schemas.envelope import Change
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind
 from services.dialects import _json
-from services.dialects._contract import Inbound, Intake, Lookup, Publish
+from services.dialects._contract import Inbound, Intake, Publish
+from services.dialects._ports import Lookup
 from services.dialects.opticloud.numbers import LONG_MAX, LONG_MIN, of_literal, of_text
 from services.errors import Forbidden, Malformed, PipelineError
 
