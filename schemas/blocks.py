@@ -5,8 +5,8 @@ library: they grow by appending, join by copying memory, and hand their buffers 
 kernels without a conversion. A block that has been handed on is not changed any more.
 
 Format: Arrow IPC stream with LZ4 buffers (https://arrow.apache.org/docs/format/Columnar.html), the
-policies as JSON in the schema's metadata. This module is the only home of pyarrow outside the
-dialects.
+policies as JSON in the schema's metadata. With `rows` this module is the only home
+of pyarrow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from struct import Struct
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.points import PointPolicy, Rule, lane_of
 from schemas.samples import NO_QUALITY, Conflict, Kind, Sample, Value
@@ -30,14 +29,10 @@ BLOCK_ROWS_MAX = 4096
 """The row's index takes 12 bits of a sample's position."""
 BLOCK_BYTES_MAX = 256 * 1024
 """Estimated bytes above which nothing more joins a block."""
-NEVER_EXPIRES = 2**32 - 1
-"""In the store's column `expires`, UTC seconds: the row is kept for ever."""
-KEEP_MS_MAX = 1 << 53
-"""Longer than that column can hold from any time on."""
 
 _ROW_BYTES, _RULE_BYTES = 33, 160
 _double, _long = Struct("<d"), Struct("<q")
-_TEXT_KINDS = (Kind.STRING, Kind.JSON)
+TEXT_KINDS = (Kind.STRING, Kind.JSON)
 _FIXED = (
     ("series", "Q", pa.uint64()),
     ("ts_ms", "q", pa.int64()),
@@ -69,7 +64,7 @@ def bits_of(kind: int, value: Value) -> int:
     """
     if kind == Kind.DOUBLE:
         return int(_long.unpack(_double.pack(value))[0])
-    if kind in _TEXT_KINDS:
+    if kind in TEXT_KINDS:
         digest = blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
         return int(_long.unpack(digest)[0])
     return int(value)
@@ -233,7 +228,7 @@ class Block:
         if self.version:
             taken.version = array("Q", [self.version[row] for row in rows])
         if self.texts:
-            taken._adopt_texts((new, self.texts.get(row)) for new, row in enumerate(rows))
+            taken.adopt_texts((new, self.texts.get(row)) for new, row in enumerate(rows))
         return taken
 
     def slice(self, start: int, stop: int) -> Block:
@@ -243,10 +238,11 @@ class Block:
             setattr(cut, name, getattr(self, name)[start:stop])
         cut.version = self.version[start:stop]
         if self.texts:
-            cut._adopt_texts((row - start, self.texts.get(row)) for row in range(start, stop))
+            cut.adopt_texts((row - start, self.texts.get(row)) for row in range(start, stop))
         return cut
 
-    def _adopt_texts(self, texts: Iterable[tuple[int, str | None]]) -> None:
+    def adopt_texts(self, texts: Iterable[tuple[int, str | None]]) -> None:
+        """Take these (row, text) pairs for the block's texts."""
         self.texts = {row: text for row, text in texts if text is not None}
         self.text_bytes = sum(map(bytes_of, self.texts.values()))
 
@@ -297,11 +293,11 @@ class Block:
 
     def encode(self) -> bytes:
         """The Arrow IPC stream that lies on the log."""
-        arrays = [_arrow(getattr(self, name), kind) for name, _, kind in _FIXED]
+        arrays = [arrow_column(getattr(self, name), kind) for name, _, kind in _FIXED]
         if self.version:
-            arrays.append(_arrow(self.version, pa.uint64()))
+            arrays.append(arrow_column(self.version, pa.uint64()))
         if self.texts:
-            arrays.append(self._arrow_texts())
+            arrays.append(self.arrow_texts())
         schema = _schema(tuple(self.policies), bool(self.version), bool(self.texts))
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, schema, options=_OPTIONS) as writer:
@@ -317,11 +313,11 @@ class Block:
             batch.validate(full=True)
             block = cls(policies=_policies(batch.schema.metadata[b"policies"]))
             for name, code, kind in _FIXED:
-                setattr(block, name, _array(batch.column(name), code, kind))
+                setattr(block, name, typed_array(batch.column(name), code, kind))
             if "version" in batch.schema.names:
-                block.version = _array(batch.column("version"), "Q", pa.uint64())
+                block.version = typed_array(batch.column("version"), "Q", pa.uint64())
             if "text" in batch.schema.names:
-                block._adopt_texts(enumerate(batch.column("text").to_pylist()))
+                block.adopt_texts(enumerate(batch.column("text").to_pylist()))
         except _DECODING as error:
             raise ValueError(f"not a block: {error}") from error
         block._check()
@@ -335,127 +331,22 @@ class Block:
             raise ValueError("not a block: a row names a policy that is not there")
         if max(self.kind) > max(Kind) or max(self.rule) > max(Conflict):
             raise ValueError("not a block: a kind or a rule that does not exist")
-        if sum(self.kind.count(kind) for kind in _TEXT_KINDS) != len(self.texts):
+        if sum(self.kind.count(kind) for kind in TEXT_KINDS) != len(self.texts):
             raise ValueError("not a block: text rows without text")
 
-    def _arrow_texts(self) -> Any:
+    def arrow_texts(self) -> Any:
+        """The texts as a pyarrow.Array, null in the rows that have none."""
         get = self.texts.get
         return pa.array([get(row) for row in range(len(self))], pa.string())
 
-    def stored(self) -> Any:
-        """The rows as a pyarrow.Table with the columns of the store's table `samples`."""
-        kind = _arrow(self.kind, pa.uint8())
-        bits = _arrow(self.bits, pa.int64())
-        is_double = pc.equal(kind, pa.scalar(int(Kind.DOUBLE), pa.uint8()))
-        is_long = pc.and_(
-            pc.invert(is_double),
-            pc.invert(pc.is_in(kind, _TEXT_KIND_CODES)),
-        )
-        quality = _arrow(self.quality, pa.int32())
-        policy = _arrow(self.policy, pa.uint16())
-        # Several policies may be of one tenant, and the engine refuses a dictionary that repeats.
-        names = list(dict.fromkeys(policy.tenant for policy in self.policies))
-        places = pa.array([names.index(policy.tenant) for policy in self.policies], pa.uint16())
-        tenants = pa.DictionaryArray.from_arrays(places.take(policy), pa.array(names, pa.string()))
-        return pa.table(
-            {
-                "tenant": tenants,
-                "series": _arrow(self.series, pa.uint64()),
-                "ts": _arrow(self.ts_ms, pa.int64()).view(pa.timestamp("ms", "UTC")),
-                "kind": kind.view(pa.int8()),
-                "double": pc.if_else(is_double, bits.view(pa.float64()), 0.0),
-                "long": pc.if_else(is_long, bits, 0),
-                "text": (
-                    pc.coalesce(self._arrow_texts(), "")
-                    if self.texts
-                    else pa.repeat(pa.scalar("", pa.string()), len(self))
-                ),
-                "quality": pc.if_else(pc.equal(quality, NO_QUALITY), None, quality),
-                "version": _arrow(self.version, pa.uint64()),
-                "expires": self._expires(policy),
-            }
-        )
 
-    def counted(self) -> Any:
-        """Counted suppressed rows (`version` is the count) as a pyarrow.Table with the columns of
-        the store's table `suppressed`.
-        """
-        named = {"ts": "last_ts", "version": "count"}
-        table = self.stored().drop_columns(["expires"])
-        table = table.rename_columns([named.get(name, name) for name in table.column_names])
-        minutes = pc.divide(_arrow(self.ts_ms, pa.int64()), 60_000)
-        starts = pc.multiply(minutes, 60_000).view(pa.timestamp("ms", "UTC"))
-        return table.append_column("minute", starts)
-
-    def _expires(self, policy: Any) -> Any:
-        """The first second at which each row has expired: the one after the last in which it is
-        shown. What would outlive the column never expires.
-        """
-        never = pa.scalar(NEVER_EXPIRES, pa.int64())
-        kept = pa.array([min(each.keep_ms, KEEP_MS_MAX) for each in self.policies], pa.int64())
-        if not any(policy.keep_ms for policy in self.policies):
-            return pa.repeat(never.cast(pa.uint32()), len(self))
-        keep_ms = kept.take(policy)
-        last = pc.divide(pc.add(_arrow(self.ts_ms, pa.int64()), keep_ms), 1000)
-        # Of a time that cannot be stored nothing is asked but that the store gets to refuse it.
-        expires = pc.max_element_wise(pc.min_element_wise(pc.add(last, 1), never), 0)
-        return pc.if_else(pc.equal(keep_ms, 0), never, expires).cast(pa.uint32())
-
-    @classmethod
-    def from_stored(cls, data: bytes) -> Block:
-        """The inverse of `stored`: the rows of an Arrow IPC stream with those columns, as the store
-        sends them. Each tenant becomes a policy that says nothing else, the rule follows from the
-        version.
-        """
-        with pa.ipc.open_stream(pa.py_buffer(data)) as reader:
-            table = reader.read_all().unify_dictionaries()
-        if not table.num_rows:
-            return cls()
-        column = {name: table.column(name).combine_chunks() for name in table.column_names}
-        kind = column["kind"].cast(pa.int8()).view(pa.uint8())
-        bits = pc.if_else(
-            pc.equal(kind, pa.scalar(int(Kind.DOUBLE), pa.uint8())),
-            column["double"].view(pa.int64()),
-            column["long"],
-        )
-        tenants = column["tenant"].dictionary_encode()
-        # The store's dictionaries hold more than these rows use: always the empty text.
-        used = tenants.indices.unique()
-        last = pc.greater_equal(column["version"], pa.scalar(1 << 63, pa.uint64()))
-        names = tenants.dictionary.take(used).to_pylist()
-        block = cls(policies=[PointPolicy(tenant) for tenant in names])
-        for name, values in {
-            "series": column["series"],
-            "ts_ms": column["ts"].cast(pa.timestamp("ms", "UTC")).view(pa.int64()),
-            "kind": kind,
-            "bits": bits,
-            "quality": pc.fill_null(column["quality"], NO_QUALITY),
-            "rule": last.cast(pa.uint8()),
-            "policy": pc.index_in(tenants.indices, used).cast(pa.uint16()),
-            "version": column["version"],
-        }.items():
-            setattr(block, name, _array(values, _CODES[name], values.type))
-        rows = pc.indices_nonzero(pc.is_in(kind, _TEXT_KIND_CODES))
-        block._adopt_texts(
-            zip(rows.to_pylist(), column["text"].take(rows).to_pylist(), strict=True)
-        )
-        for row, text in block.texts.items():
-            block.bits[row] = bits_of(Kind.STRING, text)
-        return block
-
-
-_CODES = {name: code for name, code, _ in _FIXED} | {"version": "Q"}
-
-
-def _arrow(column: array[int], kind: Any) -> Any:
+def arrow_column(column: array[int], kind: Any) -> Any:
+    """The column as a pyarrow.Array of this type, on the same memory."""
     return pa.Array.from_buffers(kind, len(column), [None, pa.py_buffer(column)])
 
 
-# Not by `pa.array`: that imports pandas, a fifth of a command's time.
-_TEXT_KIND_CODES = _arrow(array("B", _TEXT_KINDS), pa.uint8())
-
-
-def _array(column: Any, code: str, kind: Any) -> array[int]:
+def typed_array(column: Any, code: str, kind: Any) -> array[int]:
+    """A pyarrow.Array of this type as a typed array. Raises ValueError where it is another one."""
     if column.type != kind or column.null_count:
         raise ValueError(f"not a block: a column of {column.type} where {kind} belongs")
     out: array[int] = array(code)
@@ -524,37 +415,3 @@ def _policy_rows(metadata: bytes) -> tuple[PointPolicy, ...]:
 
 def _policies(metadata: bytes) -> list[PointPolicy]:
     return list(_policy_rows(metadata))
-
-
-def arrow_rows(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> Any:
-    """Plain rows as a pyarrow.Table; `columns` maps a column's name to "string", "int64", "uint64",
-    "int32" or "ms".
-    """
-    kinds = {"ms": pa.timestamp("ms", "UTC")}
-    schema = pa.schema(
-        [(name, kinds.get(kind) or pa.type_for_alias(kind)) for name, kind in columns.items()]
-    )
-    return pa.Table.from_pylist(list(rows), schema=schema)
-
-
-def concat(tables: Sequence[Any]) -> Any:
-    """Tables of one shape as one, their dictionaries unified."""
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-
-
-def month_batches(table: Any, months_max: int, column: str = "ts") -> list[Any]:
-    """The table cut so that no piece touches more than `months_max` calendar months of `column`;
-    rows keep their order.
-
-    A month is a partition of the store; an insert that touches too many is refused as a whole.
-    """
-    if not table.num_rows or column not in table.column_names:
-        return [table]
-    ts = table.column(column)
-    low, high = (pc.min_max(ts)[name].as_py() for name in ("min", "max"))
-    if (high.year - low.year) * 12 + high.month - low.month < months_max:
-        return [table]
-    months = pc.add(pc.multiply(pc.year(ts), 12), pc.month(ts))
-    distinct = pc.unique(months).sort()
-    groups = [distinct.slice(start, months_max) for start in range(0, len(distinct), months_max)]
-    return [table.filter(pc.is_in(months, group)) for group in groups]

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.blocks import BLOCK_ROWS_MAX, Block, arrow_rows, concat
+from schemas.blocks import BLOCK_ROWS_MAX, Block
 from schemas.catalogue import Device, Point
 from schemas.commands import Command, State
 from schemas.envelope import Audit, Change, Envelope, Letter, Logged, Record, Tick
+from schemas.rows import arrow_rows, concat, sample_rows, suppressed_rows
 from schemas.samples import Kind
 from schemas.topics import (
     CALLS_AUDITED,
@@ -66,12 +67,12 @@ def _blocks(logged: Sequence[Logged]) -> Iterator[Block]:
 
 def _samples(logged: Sequence[Logged]) -> Any:
     joined = _joined(_blocks(logged))
-    return concat([Block().stored(), *(block.stored() for block in joined)])
+    return concat([sample_rows(Block()), *(sample_rows(block) for block in joined)])
 
 
 def _suppressed(logged: Sequence[Logged]) -> Any:
     joined = _joined(_blocks(logged))
-    return concat([Block().counted(), *(block.counted() for block in joined)])
+    return concat([suppressed_rows(Block()), *(suppressed_rows(block) for block in joined)])
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:

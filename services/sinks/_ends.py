@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from schemas.blocks import arrow_rows
 from schemas.envelope import Envelope, Letter
+from schemas.rows import arrow_rows
 from schemas.topics import RECORDS_REFUSED
 from services.errors import Unavailable
 from services.eventlog import EventLog

@@ -22,8 +22,9 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from schemas.blocks import Block, arrow_rows
+from schemas.blocks import Block
 from schemas.envelope import Envelope, Letter, Mark, Undecodable
+from schemas.rows import arrow_rows
 from schemas.topics import LANES_STORED, RECORDS_REFUSED, SAMPLES_ACCEPTED, SAMPLES_RECEIVED, Topic
 from services.clock import Clock
 from services.errors import Malformed, Unavailable

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from schemas.blocks import month_batches
 from schemas.envelope import Logged
+from schemas.rows import month_batches
 from schemas.tables import TABLES, Table
 from services.errors import Malformed
 from services.sinks._contract import Sink, Write

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.blocks import KEEP_MS_MAX, NEVER_EXPIRES
+from schemas.rows import KEEP_MS_MAX, NEVER_EXPIRES
 from services.store._port import RETAINED_MAX, Owned
 from services.store._sql import WARM_SECONDS_MAX, Statement, newest
 

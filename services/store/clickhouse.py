@@ -28,6 +28,7 @@ from clickhouse_connect import common, create_client
 from clickhouse_connect.driver.exceptions import ClickHouseError, ProgrammingError
 
 from schemas.blocks import Block
+from schemas.rows import block_of_rows
 from services.errors import Broken, Malformed, PipelineError, Unavailable
 from services.store import _retention, migrate
 from services.store._port import Owned, Query
@@ -271,7 +272,7 @@ def told_apart(error: ClickHouseError) -> PipelineError:
 def _reading(statement: Statement) -> Callable[[Any], Block]:
     def read(client: Any) -> Block:
         data = client.raw_query(statement.sql, statement.parameters, fmt="ArrowStream")
-        return Block.from_stored(data)
+        return block_of_rows(data)
 
     return read
 

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from schemas.blocks import Block, month_batches
+from schemas.blocks import Block
 from schemas.catalogue import Point
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery
+from schemas.rows import month_batches, sample_rows
 from schemas.samples import NO_QUALITY, Kind
 from services.catalogue.view import new_point
 from services.clock import SystemClock
@@ -188,7 +189,7 @@ def test_of_a_past_week_there_is_what_the_periods_say_and_the_newest_values(
         async def lay(store: Store) -> None:
             for each in laid:
                 each.times = a_week(STEP_MS)
-                for piece in month_batches(each.block().stored(), 64):
+                for piece in month_batches(sample_rows(each.block()), 64):
                     await store.insert("samples", piece)
 
         in_store(plant, lay)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from schemas.blocks import Block
 from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery, TakenQuery
+from schemas.rows import block_of_rows
 from schemas.samples import Kind, Value
 from services.errors import Unavailable
 from services.store import Owned, Query
@@ -121,7 +122,7 @@ class MemoryStore:
             sink = pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, rows.schema) as writer:
                 writer.write_table(rows)
-            self.put(Block.from_stored(sink.getvalue().to_pybytes()))
+            self.put(block_of_rows(sink.getvalue().to_pybytes()))
 
     async def fetch(self, query: Query) -> Block:
         """The rows, once nothing holds the question."""

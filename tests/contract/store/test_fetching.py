@@ -14,6 +14,7 @@ import pytest
 
 from schemas.blocks import Block
 from schemas.queries import LatestQuery, RangeQuery, TakenQuery
+from schemas.rows import sample_rows
 from schemas.samples import TS_MS_MAX, Kind
 from services.store import Query, Store
 from tests.contract.store._places import Place, opened
@@ -28,7 +29,7 @@ ALL_TIMES = RangeQuery("acme", (1,), 0, TS_MS_MAX, 1_000_000)
 
 async def put(store: Store, *rows: Row, tenant: str = "acme") -> None:
     """Insert judged rows (series, ts_ms, version)."""
-    await store.insert("samples", judged(rows, tenant).stored())
+    await store.insert("samples", sample_rows(judged(rows, tenant)))
 
 
 async def found(store: Store, query: Query) -> list[Row]:
@@ -136,7 +137,7 @@ def test_what_looks_like_sql_is_a_text_like_any_other(place: Place, text: str) -
                 a_sample(text, 10, kind=Kind.STRING), policy=a_policy(tenant=text or "none")
             )
             block.version = array("Q", [7])
-            await store.insert("samples", block.stored())
+            await store.insert("samples", sample_rows(block))
             answer = await store.fetch(replace(ALL_TIMES, tenant=text or "none"))
             assert [policy.tenant for policy in answer.policies] == [text or "none"]
             assert [s.value for s in answer.samples()] == [text]
@@ -188,7 +189,7 @@ def test_more_series_and_places_than_one_statement_names_are_found(place: Place)
 
 def test_a_deleted_sample_is_not_there_and_may_be_written_again(place: Place) -> None:
     def marked(row: Row, deleted: int) -> Any:
-        rows = judged([row]).stored()
+        rows = sample_rows(judged([row]))
         return rows.append_column("is_deleted", pa.array([deleted], pa.uint8()))
 
     async def body() -> None:
@@ -239,7 +240,7 @@ def test_any_history_reads_as_a_dictionary_of_highest_versions_does(place: Place
             for _ in range(15):
                 block: Block = judged(some_rows())
                 reference.put(block)
-                await store.insert("samples", block.stored())
+                await store.insert("samples", sample_rows(block))
                 for _ in range(4):
                     query = some_query()
                     expected = rows_of(reference.select(query))

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from schemas.blocks import Block, concat, month_batches
+from schemas.blocks import Block
 from schemas.envelope import Position
 from schemas.queries import RangeQuery
+from schemas.rows import concat, month_batches, sample_rows, suppressed_rows
 from schemas.samples import TS_MS_MAX, Conflict, Kind, Sample
 from services.domain.lattice import Place as LogPlace
 from services.domain.lattice import version_of
@@ -43,7 +44,7 @@ def version(offset: int, rule: Conflict) -> int:
 
 async def put(store: Store, block: Block) -> None:
     """Insert a judged block."""
-    await store.insert("samples", block.stored())
+    await store.insert("samples", sample_rows(block))
 
 
 async def raw_rows(store: Store) -> int:
@@ -142,7 +143,7 @@ def test_a_sample_without_a_quality_has_none(place: Place) -> None:
 def test_times_from_1970_to_2261_are_kept_to_the_millisecond(place: Place) -> None:
     times = [0, 1, 951_782_400_000, NOW_MS, *range(NOW_MS + 1, TS_MS_MAX, 900 * 86_400_000)]
     times.append(TS_MS_MAX - 1)
-    rows = stored(*(a_sample(float(t), t) for t in times)).stored()
+    rows = sample_rows(stored(*(a_sample(float(t), t) for t in times)))
 
     async def body() -> None:
         async with opened(place) as store:
@@ -158,7 +159,7 @@ def test_times_from_1970_to_2261_are_kept_to_the_millisecond(place: Place) -> No
 def test_no_rows_are_no_insert(place: Place) -> None:
     async def body() -> None:
         async with opened(place) as store:
-            await store.insert("samples", stored(a_sample()).stored().slice(0, 0))
+            await store.insert("samples", sample_rows(stored(a_sample())).slice(0, 0))
             assert await raw_rows(store) == 0
 
     asyncio.run(body())
@@ -173,7 +174,7 @@ def test_rows_of_tenants_with_several_policies_go_in_together(place: Place) -> N
             block = a_block(*samples, policies=policies)
             block.version = array("Q", [1, 2, 3, 4])
             await put(store, block)
-            await store.insert("samples", concat([block.stored(), block.stored()]))
+            await store.insert("samples", concat([sample_rows(block), sample_rows(block)]))
             for tenant, expected in (("acme", [0.0, 1.0, 3.0]), ("other", [2.0])):
                 found = await store.fetch(replace(EVERYTHING, tenant=tenant))
                 assert [s.value for s in found.samples()] == expected
@@ -183,7 +184,7 @@ def test_rows_of_tenants_with_several_policies_go_in_together(place: Place) -> N
 
 def counted(*rows: tuple[Sample, int]) -> Any:
     """Rows of the table `suppressed`: samples with the counts of their minutes."""
-    return stored(*(s for s, _ in rows), versions=[count for _, count in rows]).counted()
+    return suppressed_rows(stored(*(s for s, _ in rows), versions=[count for _, count in rows]))
 
 
 def test_of_the_counts_of_a_minute_the_highest_stays_however_often_it_comes(place: Place) -> None:
@@ -239,7 +240,7 @@ def test_a_count_at_a_time_that_cannot_be_shown_is_malformed(place: Place, ts_ms
 
 def changed(column: str, values: Any) -> Any:
     """Two good rows with another column in the place of a good one."""
-    rows = stored(a_sample(), a_sample(ts_ms=NOW_MS + 1)).stored()
+    rows = sample_rows(stored(a_sample(), a_sample(ts_ms=NOW_MS + 1)))
     return rows.set_column(rows.column_names.index(column), column, values)
 
 
@@ -284,7 +285,7 @@ def test_rows_that_can_never_go_in_are_malformed_and_none_of_them_goes_in(
 
 def test_rows_of_too_many_months_are_the_writers_fault(place: Place) -> None:
     month_ms = 31 * 86_400_000
-    rows = stored(*(a_sample(1.0, month * month_ms) for month in range(150))).stored()
+    rows = sample_rows(stored(*(a_sample(1.0, month * month_ms) for month in range(150))))
 
     async def body() -> None:
         async with opened(place) as store:
@@ -295,7 +296,7 @@ def test_rows_of_too_many_months_are_the_writers_fault(place: Place) -> None:
 
 
 def test_a_table_or_a_column_that_is_not_there_yet_is_not_the_rows_fault(place: Place) -> None:
-    rows = stored(a_sample()).stored()
+    rows = sample_rows(stored(a_sample()))
 
     async def body() -> None:
         async with opened(place) as store:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from schemas.blocks import arrow_rows
 from schemas.catalogue import Device, Point
 from schemas.envelope import Change, Envelope, Logged
 from schemas.queries import LatestQuery, RangeQuery
+from schemas.rows import arrow_rows, sample_rows
 from schemas.samples import TS_MS_MAX, Kind
 from schemas.tables import DEVICES, POINTS, SAMPLES
 from services.errors import Broken, Unavailable
@@ -38,7 +38,7 @@ def test_migrations_are_applied_once(place: Place) -> None:
     async def body() -> None:
         async with open_store(place.url) as store:
             assert await store.migrate() == list(migrations())
-            await store.insert("samples", judged([(1, 10, 1)]).stored())
+            await store.insert("samples", sample_rows(judged([(1, 10, 1)])))
             assert await store.migrate() == []
         async with open_store(place.url) as store:
             assert await store.migrate() == []
@@ -213,7 +213,7 @@ def test_a_wrong_statement_is_our_fault(place: Place) -> None:
 def everything(store: Store) -> dict[str, Callable[[], Awaitable[Any]]]:
     """One call of each kind."""
     return {
-        "insert": lambda: store.insert("samples", judged([(1, 10, 1)]).stored()),
+        "insert": lambda: store.insert("samples", sample_rows(judged([(1, 10, 1)]))),
         "fetch": lambda: store.fetch(LatestQuery()),
         "migrate": store.migrate,
         "register_epoch": lambda: store.register_epoch("t", "life"),
@@ -269,7 +269,7 @@ async def body():
     async with open_store(sys.argv[1]) as store:
         await store.migrate()
         for number in range(1, 1_000_000):
-            await store.insert("samples", a_block([(1, number, number)]).stored())
+            await store.insert("samples", sample_rows(a_block([(1, number, number)])))
             sys.stdout.write(f"stored {number}\\n")
             sys.stdout.flush()
 
@@ -338,7 +338,7 @@ def test_nothing_that_was_asked_for_now_is_older(place: Place) -> None:
     async def body() -> None:
         async with opened(place) as store:
             for number in range(1, 30):
-                await store.insert("samples", judged([(1, NOW_MS + number, number)]).stored())
+                await store.insert("samples", sample_rows(judged([(1, NOW_MS + number, number)])))
                 answers = await asyncio.gather(*(store.fetch(ALL_TIMES) for _ in range(3)))
                 assert [len(answer) for answer in answers] == [number] * 3
 

@@ -14,6 +14,7 @@ import pytest
 
 from schemas.blocks import Block
 from schemas.queries import LatestQuery, RangeQuery
+from schemas.rows import sample_rows
 from schemas.samples import TS_MS_MAX, Kind
 from services.clock import SystemClock
 from services.errors import Unavailable
@@ -39,7 +40,7 @@ def kept(keep_ms: int, *rows: Row, tenant: str = "acme") -> Block:
 async def put(store: Store, *blocks: Block) -> None:
     """Insert judged blocks, one after the other."""
     for block in blocks:
-        await store.insert("samples", block.stored())
+        await store.insert("samples", sample_rows(block))
 
 
 async def left(store: Store) -> list[tuple[int, int]]:
@@ -132,7 +133,7 @@ def test_a_version_from_before_there_were_periods_writes_what_is_kept_for_ever(
 ) -> None:
     async def body() -> None:
         async with opened(place) as store:
-            rows = kept(HOUR_MS, (1, OLD_MS, 1)).stored().drop_columns(["expires"])
+            rows = sample_rows(kept(HOUR_MS, (1, OLD_MS, 1))).drop_columns(["expires"])
             await store.insert("samples", rows)
             assert await left(store) == [(1, OLD_MS)]
 
@@ -217,7 +218,7 @@ def test_the_newest_of_one_tenant_is_not_anothers(place: Place) -> None:
 
 def test_a_newest_sample_that_was_deleted_is_not_the_newest_any_more(place: Place) -> None:
     def deletion(row: Row) -> Any:
-        rows = kept(FOR_EVER, row).stored()
+        rows = sample_rows(kept(FOR_EVER, row))
         return rows.append_column("is_deleted", pa.array([1], pa.uint8()))
 
     async def body() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from schemas.blocks import Block
 from schemas.envelope import Position
 from schemas.queries import LatestQuery, TakenQuery
+from schemas.rows import sample_rows
 from schemas.samples import Conflict, Sample
 from services.domain.memory import Lane
 from services.store import Store, open_store
@@ -100,7 +101,7 @@ async def fill(
         cut = chance.randrange(len(batch) + 1)
         for rows in (batch[:cut], batch[cut:]):
             if rows:
-                await store.insert("samples", Block.join(rows).stored())
+                await store.insert("samples", sample_rows(Block.join(rows)))
         if chance.random() < 0.3:
             await store.rows("OPTIMIZE TABLE samples" + chance.choice(["", " FINAL"]))
 

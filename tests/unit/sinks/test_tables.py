@@ -30,6 +30,7 @@ from schemas.envelope import (
     Undecodable,
 )
 from schemas.queries import RangeQuery
+from schemas.rows import sample_rows
 from schemas.samples import TS_MS_MAX, Kind
 from schemas.tables import AUDIT, COMMANDS, DEVICES, POINTS, REFUSED, SAMPLES, SUPPRESSED, TABLES
 from schemas.topics import (
@@ -284,7 +285,7 @@ def test_what_was_stored_and_not_committed_is_stored_again_and_is_still_one(tmp_
             await log.append([(SAMPLES_ACCEPTED, 1, Envelope(block)) for block in blocks])
             # As a crash leaves it: the rows are in, cut in another way, and nothing is committed.
             for block in blocks[::3]:
-                await store.insert("samples", block.stored())
+                await store.insert("samples", sample_rows(block))
             async with running(log, store):
                 await until_empty(log)
             found = await store.fetch(RangeQuery("acme", (1,), 0, TS_MS_MAX, 1000))

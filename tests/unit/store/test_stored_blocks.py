@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.blocks import NEVER_EXPIRES, Block, concat
+from schemas.blocks import Block
+from schemas.rows import NEVER_EXPIRES, block_of_rows, concat, sample_rows
 from schemas.samples import TS_MS_MAX, Conflict, Kind, Sample
 from tests.support.builders import a_block, a_policy, a_sample
 
@@ -61,7 +62,7 @@ def tenants_of(block: Block) -> list[str]:
 @given(st.lists(st.tuples(SAMPLES, TENANTS), min_size=1, max_size=12))
 def test_rows_come_back_as_they_were(rows: list[tuple[Sample, str]]) -> None:
     block = judged(rows)
-    back = Block.from_stored(sent(block.stored()))
+    back = block_of_rows(sent(sample_rows(block)))
     for name in ("series", "ts_ms", "kind", "bits", "quality", "version", "texts"):
         assert getattr(back, name) == getattr(block, name), name
     # A renewed row is stored as one that overwrites.
@@ -73,8 +74,8 @@ def test_rows_come_back_as_they_were(rows: list[tuple[Sample, str]]) -> None:
 
 @given(st.lists(st.lists(st.tuples(SAMPLES, TENANTS), min_size=1, max_size=4), min_size=1))
 def test_several_blocks_are_stored_as_one(parts: list[list[tuple[Sample, str]]]) -> None:
-    table = concat([judged(rows).stored() for rows in parts])
-    back = Block.from_stored(sent(table))
+    table = concat([sample_rows(judged(rows)) for rows in parts])
+    back = block_of_rows(sent(table))
     assert tenants_of(back) == [tenant for rows in parts for _, tenant in rows]
     assert list(back.series) == [sample.series for rows in parts for sample, _ in rows]
     # The engine refuses a dictionary that names one tenant twice, and one that changes midway.
@@ -84,25 +85,25 @@ def test_several_blocks_are_stored_as_one(parts: list[list[tuple[Sample, str]]])
 
 
 def test_no_rows_are_an_empty_block() -> None:
-    empty = judged([(a_sample(), "acme")]).stored().slice(0, 0)
-    assert len(Block.from_stored(sent(empty))) == 0
+    empty = sample_rows(judged([(a_sample(), "acme")])).slice(0, 0)
+    assert len(block_of_rows(sent(empty))) == 0
 
 
 def test_a_tenant_that_no_row_is_of_is_no_policy() -> None:
-    table = judged([(a_sample(), "acme"), (a_sample(), "other")]).stored().slice(1)
-    assert [p.tenant for p in Block.from_stored(sent(table)).policies] == ["other"]
+    table = sample_rows(judged([(a_sample(), "acme"), (a_sample(), "other")])).slice(1)
+    assert [p.tenant for p in block_of_rows(sent(table)).policies] == ["other"]
 
 
 def test_a_block_that_was_not_judged_cannot_be_stored() -> None:
     with pytest.raises(ValueError):
-        a_block().stored()
+        sample_rows(a_block())
 
 
 def test_a_row_that_names_a_policy_that_is_not_there_cannot_be_stored() -> None:
     block = judged([(a_sample(), "acme")])
     block.policy[0] = 7
     with pytest.raises(LookupError):
-        block.stored()
+        sample_rows(block)
 
 
 KEEPS = st.sampled_from([0, 1, 999, 1_000, 60_000, 2**40, 2**63, 2**80])
@@ -116,7 +117,7 @@ def test_a_row_expires_in_the_second_in_which_it_is_hidden(rows: list[tuple[int,
     policies = [a_policy(revision=n, keep_ms=keep_ms) for n, (_, keep_ms) in enumerate(rows)]
     block = a_block(*(a_sample(ts_ms=ts_ms) for ts_ms, _ in rows), policies=policies)
     block.version = array("Q", range(1, len(rows) + 1))
-    found = block.stored().column("expires").to_pylist()
+    found = sample_rows(block).column("expires").to_pylist()
     for (ts_ms, keep_ms), second in zip(rows, found, strict=True):
         if second == NEVER_EXPIRES:
             assert keep_ms == 0 or ts_ms + keep_ms >= (NEVER_EXPIRES - 1) * 1_000
