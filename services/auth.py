@@ -72,7 +72,7 @@ class Auth:
         query: Mapping[str, str],
         *,
         scope: str,
-        audience: str = "",
+        audience: str,
     ) -> Principal | None:
         """Who sent a request; None where the door asks for nobody. `headers` have lower-case names.
         `audience` is what an access token of a machine client must be for.

@@ -19,7 +19,7 @@ from fastapi.routing import APIRoute
 from services import metrics
 from services.auth import Auth as Authority
 from services.clock import Clock
-from services.dialects import Call, Dialect, Follow, Inbound, Push, Read, Reply
+from services.dialects import Call, Dialect, Follow, Inbound, Principal, Push, Read, Reply
 from services.errors import Broken, Malformed, PipelineError, Unavailable
 from services.settings import LINKS_BY_HOST, Settings
 
@@ -46,7 +46,7 @@ class Turnstile:
         authority: Authority,
         clock: Clock,
         settings: Settings,
-        dialects: Iterable[Dialect] = (),
+        dialects: Iterable[Dialect],
     ) -> None:
         self.authority, self.clock, self.settings = authority, clock, settings
         self._audiences = {dialect.name: dialect.audience for dialect in dialects}
@@ -67,14 +67,14 @@ class Turnstile:
         `path` holds the parameters of its path. Without `read_body` a body that comes is not read.
         """
         labels = (dialect, f"{door.method} {door.paths[0]}")
-        received_ms, audience = self.clock.now_ms(), self._audiences.get(dialect, "")
+        received_ms = self.clock.now_ms()
         self._in_flight += 1
         metrics.HTTP_IN_FLIGHT.inc()
         with metrics.http_seconds(*labels).time():
             try:
                 if self._in_flight > self.settings.requests_in_flight_max:
                     raise Unavailable("too many requests are under way", retry_after_ms=3_000)
-                inbound = await self._inbound(door, scope, path, received_ms, read_body, audience)
+                inbound = await self._inbound(dialect, door, scope, path, received_ms, read_body)
                 reply = await serve(inbound)
             except PipelineError as error:
                 reply = door.refused(error, received_ms)
@@ -87,23 +87,35 @@ class Turnstile:
         metrics.http_requests(*labels, reply.status).inc()
         return reply
 
+    def principal(
+        self,
+        dialect: str,
+        door: Door,
+        headers: Headers,
+        path: Mapping[str, str],
+        query: Mapping[str, str],
+    ) -> Principal | None:
+        """Who sent a request to a dialect's door. Raises Unauthorized, Forbidden."""
+        audience = self._audiences.get(dialect, "")
+        return self.authority.principal_of(
+            door.auth, headers, path, query, scope=door.scope, audience=audience
+        )
+
     async def _inbound(
         self,
+        dialect: str,
         door: Door,
         scope: Scope,
         path: Mapping[str, str],
         received_ms: int,
         read_body: ReadBody | None,
-        audience: str,
     ) -> Inbound:
         headers = {
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
         query = _query(scope)
-        principal = self.authority.principal_of(
-            door.auth, headers, path, query, scope=door.scope, audience=audience
-        )
+        principal = self.principal(dialect, door, headers, path, query)
         body = await read_body(headers) if read_body else b""
         route, base = scope["path"], self._base(scope, headers)
         return Inbound(body, received_ms, principal, path, query, headers, route, base)

@@ -83,6 +83,9 @@ class PresenceView:
         record = envelope.record if isinstance(envelope, Envelope) else None
         if isinstance(record, Lease):
             self._leases[record.process] = record.until_ms
+            # Every start of a process has a lease of its own on the log, for good.
+            now_ms = self._clock.now_ms()
+            self._leases = {each: ms for each, ms in self._leases.items() if ms > now_ms}
         elif isinstance(record, Presence):
             device = record.tenant, record.device
             self._said[device] = record

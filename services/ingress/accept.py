@@ -55,7 +55,7 @@ class Intaker:
         desk: ReceiptDesk,
         clock: Clock,
         settings: Settings,
-        promises: Promises | None = None,
+        promises: Promises,
     ) -> None:
         self._log, self._view, self._desk, self._promises = log, view, desk, promises
         self._clock, self._settings = clock, settings
@@ -131,7 +131,6 @@ class Intaker:
     ) -> Reply:
         """Append the intake; the answer says where its receipt can be asked for."""
         assert push.promised is not None
-        assert self._promises is not None, "receipts cannot be promised here"
         if not self._desk.following.is_set():
             raise Unavailable("receipts are not followed yet")
         parts, desk = _parts(intake.block, self._log.lanes), self._desk

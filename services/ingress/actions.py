@@ -39,7 +39,7 @@ class DoorActions:
         view: View,
         clock: Clock,
         settings: Settings,
-        promises: Promises | None = None,
+        promises: Promises,
     ) -> None:
         self._authority, self._control, self._view = authority, control, view
         self._promises = promises
@@ -113,7 +113,6 @@ class DoorActions:
         """What is known of a request of the caller's tenant that nobody waited for. Raises Unknown,
         Unavailable.
         """
-        assert self._promises is not None, "receipts cannot be promised here"
         return await self._promises.find(caller.tenant, receipt)
 
     def control(self, caller: Principal) -> Control:

@@ -55,7 +55,7 @@ class MqttListener:
         publishes: Mapping[bytes, tuple[str, Publish]],
         clock: Clock,
         settings: Settings,
-        told: Callable[[str, str, bool], None] = lambda tenant, device, connected: None,
+        told: Callable[[str, str, bool], None],
     ) -> None:
         self._told = told
         self.settings, self.clock, self.lookup, self.publishes = settings, clock, lookup, publishes

@@ -76,15 +76,16 @@ class Presences:
         self._look_again(later)
         if not (said or renew):
             return
-        lease = [Lease(self.process, now_ms + LEASE_MS)] if renew else []
+        lease, before_ms = [Lease(self.process, now_ms + LEASE_MS)] if renew else [], self._lease_ms
+        if renew:
+            # Before it is said: a process that ends meanwhile has something to take back.
+            self._lease_ms = now_ms + LEASE_MS
         try:
             await self._append([*lease, *said])
         except Unavailable as error:
+            self._lease_ms = before_ms
             self._look_again(said)
             _log.warning("who is connected cannot be said: %s", error.message)
-            return
-        if renew:
-            self._lease_ms = now_ms + LEASE_MS
 
     def _look_again(self, said: Iterable[Presence]) -> None:
         for each in said:

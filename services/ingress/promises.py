@@ -34,7 +34,6 @@ _BATCH_RECORDS = 1_000
 _MARK_BYTES = 16
 _TICKET = Struct("<16sHBHqq")
 _ID_LENGTH = (_TICKET.size + _MARK_BYTES + 2) // 3 * 4
-_NOWHERE = Unknown("there is no such receipt (any more)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,11 @@ class Promises:
         """The id under which the receipt of a request of `total` entries can be asked for, which
         will lie in this lane, at `offset` or behind it. Made before the request is appended.
         """
-        self._hold(request_id, _Held(total, None))
+        held = self._held.get(request_id)
+        if held is None or held.total != total:
+            held = _Held(total, None)
+        # What was decided of a request that comes again stays decided, even if this fails.
+        self._hold(request_id, held)
         ticket = _TICKET.pack(request_id, total, note, lane, offset, self._clock.now_ms())
         return urlsafe_b64encode(ticket + self._mark(ticket, tenant)).decode().rstrip("=")
 
@@ -115,7 +118,7 @@ class Promises:
         """
         ticket = self._read(tenant, receipt)
         if ticket.promised_ms + self._kept_ms <= self._clock.now_ms():
-            raise _NOWHERE
+            raise _nowhere()
         held = self._held.get(ticket.request_id)
         if held is None or held.total != ticket.total:
             held = _Held(ticket.total, ticket.offset)
@@ -133,7 +136,7 @@ class Promises:
         assert held.searched is not None
         spans = await self._log.spans(RECEIPTS_ISSUED)
         if ticket.lane not in spans:
-            raise _NOWHERE
+            raise _nowhere()
         end = min(spans[ticket.lane].end, held.searched + self._stretch_records)
         if held.searched >= end:
             return
@@ -167,8 +170,12 @@ class Promises:
         try:
             raw = urlsafe_b64decode(receipt + padding) if len(receipt) <= _ID_LENGTH else b""
         except ValueError:
-            raise _NOWHERE from None
+            raise _nowhere() from None
         packed, mark = raw[: _TICKET.size], raw[_TICKET.size :]
         if len(packed) < _TICKET.size or not hmac.compare_digest(mark, self._mark(packed, tenant)):
-            raise _NOWHERE
+            raise _nowhere()
         return _Ticket(*_TICKET.unpack(packed))
+
+
+def _nowhere() -> Unknown:
+    return Unknown("there is no such receipt (any more)")

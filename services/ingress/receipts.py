@@ -3,7 +3,7 @@
 A process makes up a random id when it starts and puts it into its requests as `reply_to`. From
 before its first append it follows the one lane of `receipts.issued` that this id falls into, from
 the end, and passes over the receipts of others. Receipts are soft: one that is lost costs a 503,
-never data.
+never data; a promised one is found again on the log (`promises`).
 """
 
 from __future__ import annotations

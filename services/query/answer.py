@@ -39,9 +39,9 @@ class Answer:
         *,
         settings: Settings,
         clock: Clock,
-        presence: PresenceView | None = None,
+        presence: PresenceView,
     ) -> None:
-        self._presence = presence or PresenceView(clock)
+        self._presence = presence
         self._live, self._ranges, self._lookup, self._clock = live, ranges, lookup, clock
         self._rows_max = settings.range_rows_max
         self._wait_seconds = settings.read_wait_ms / 1000

@@ -57,8 +57,8 @@ async def _open(
 
     async def serve(inbound: Inbound) -> Reply:
         def valid() -> float:
-            asked = (door.auth, inbound.headers, inbound.path, inbound.query)
-            principal = turnstile.authority.principal_of(*asked, scope=door.scope)
+            asked = (inbound.headers, inbound.path, inbound.query)
+            principal = turnstile.principal(dialect, door, *asked)
             return inf if principal is None else principal.expires_ms
 
         opened.append(await hub.open(door, inbound, valid))

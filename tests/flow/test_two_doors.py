@@ -33,6 +33,7 @@ from services.dialects import Inbound, Principal
 from services.dialects.next_plus.push import PUSH
 from services.eventlog import EventLog, open_eventlog
 from services.ingress.accept import Intaker
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 from tests.support.rounds import rounds, seed
@@ -50,8 +51,14 @@ class Door:
     def __init__(self, log: EventLog) -> None:
         self.view, self._stop = View(), asyncio.Event()
         self._following = asyncio.create_task(self.view.follow(log, self._stop))
+        clock, settings = SystemClock(), Settings()
         self._intaker = Intaker(
-            log=log, view=self.view, desk=ReceiptDesk(log), clock=SystemClock(), settings=Settings()
+            log=log,
+            view=self.view,
+            desk=ReceiptDesk(log),
+            clock=clock,
+            settings=settings,
+            promises=Promises(log, clock, settings, bytes(32)),
         )
 
     async def push(self, *items: dict[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -201,6 +201,7 @@ class Desk:
             lookup=ListedLookup([Device("d1", tenant=TENANT)]),
             publishes={TOPIC.encode(): ("lines", Publish(TOPIC, decode_lines))},
             clock=self.clock,
+            told=lambda *_: None,
             settings=replace(Settings(), **settings),
         )
 

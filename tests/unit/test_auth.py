@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from math import inf
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def test_a_principal_lasts_as_long_as_its_key_and_its_secret(world: World) -> No
 
 
 def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> None:
-    of, token = world.auth.principal_of, world.access_token()
+    of, token = partial(world.auth.principal_of, audience=AUDIENCE), world.access_token()
     user_token, _ = world.auth.user_tokens("anna", PASSWORD, "acme")
     bearer = {"authorization": f"Bearer {token}"}
 
@@ -84,7 +85,7 @@ def test_doors_find_the_credential_where_their_contract_has_it(world: World) -> 
         return principal.subject
 
     assert of(Way.NONE, bearer, {}, {}, scope="") is None
-    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest", audience=AUDIENCE)) == "gw"
+    assert subject(of(Way.BEARER, bearer, {}, {}, scope="ingest")) == "gw"
     assert subject(of(Way.BEARER, {"authorization": f"bearer {API_KEY}"}, {}, {}, scope="")) == "k1"
     of_user = {"x-authorization": f"Bearer {user_token}"}
     assert subject(of(Way.X_AUTHORIZATION, of_user, {}, {}, scope="read")) == "anna"
@@ -99,7 +100,9 @@ def test_an_access_token_may_come_in_the_query_or_in_a_header(
     wanted = "anna" if credential == "user" else "k1"
 
     def subject(headers: dict[str, str], query: dict[str, str]) -> str:
-        found = world.auth.principal_of(Way.ACCESS_TOKEN, headers, {}, query, scope="read")
+        found = world.auth.principal_of(
+            Way.ACCESS_TOKEN, headers, {}, query, scope="read", audience=""
+        )
         assert found is not None
         return found.subject
 
@@ -118,12 +121,14 @@ def test_an_access_token_may_come_in_the_query_or_in_a_header(
 def test_a_door_without_a_credential_stays_shut(world: World, way: Way, header: str) -> None:
     headers = {"authorization": header, "x-authorization": header} if header else {}
 
-    refused(lambda: world.auth.principal_of(way, headers, {}, {}, scope=""))
+    refused(lambda: world.auth.principal_of(way, headers, {}, {}, scope="", audience=""))
 
 
 def test_a_credential_without_the_right_is_forbidden(world: World) -> None:
     with pytest.raises(Forbidden):
-        world.auth.principal_of(Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="read")
+        world.auth.principal_of(
+            Way.DEVICE_TOKEN, {}, {"token": TOKEN}, {}, scope="read", audience=""
+        )
 
 
 def test_a_credential_opens_only_the_door_it_is_for(world: World) -> None:

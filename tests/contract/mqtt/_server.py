@@ -78,6 +78,7 @@ class Server:
             lookup=self.lookup,
             publishes={TELEMETRY.topic.encode(): ("opticloud", TELEMETRY)},
             clock=self.clock,
+            told=lambda *_: None,
             settings=self._settings,
         )
         self.port = await self.listener.start("127.0.0.1", 0)

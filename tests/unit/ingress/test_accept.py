@@ -16,6 +16,7 @@ from services.clock import ManualClock
 from services.dialects import Answer, Auth, Inbound, Intake, Principal, Push, Reply
 from services.errors import PipelineError, Unavailable
 from services.ingress.accept import Intaker
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 
@@ -68,13 +69,15 @@ class Bench:
         self.log = FakeLog()
         self.desk = ReceiptDesk(self.log)  # type: ignore[arg-type]
         self.desk.following.set()
+        clock = ManualClock()
         settings = Settings(receipt_wait_ms=wait_ms, append_wait_ms=100)
         self.intaker = Intaker(
             log=self.log,  # type: ignore[arg-type]
             view=None,  # type: ignore[arg-type]
             desk=self.desk,
-            clock=ManualClock(),
+            clock=clock,
             settings=settings,
+            promises=Promises(self.log, clock, settings, bytes(32)),  # type: ignore[arg-type]
         )
 
     async def send(

@@ -19,6 +19,7 @@ from services.auth import Auth
 from services.dialects import Actions, Principal
 from services.errors import OverQuota, Unauthorized, Unavailable
 from services.ingress.actions import DoorActions
+from services.ingress.promises import Promises
 from services.settings import Settings
 from tests.support.catalogue import SECRET, Office, audits, offices
 
@@ -34,7 +35,8 @@ def desk(folder: Path, body: Callable[[Office, DoorActions], Awaitable[Any]]) ->
             await one.control.add_tenant("acme", "Acme Ltd")
             await one.control.add_user("anna", {"acme": ROLES["admin"]}, password=PASSWORD)
             auth = Auth(one.view, one.clock, SETTINGS, SECRET)
-            actions = DoorActions(auth, one.control, one.view, one.clock, SETTINGS)
+            promises = Promises(one.log, one.clock, SETTINGS, SECRET)
+            actions = DoorActions(auth, one.control, one.view, one.clock, SETTINGS, promises)
             implemented: Actions = actions
             assert implemented.user("anna") == one.view.user("anna")
             await asyncio.wait_for(body(one, actions), 60)

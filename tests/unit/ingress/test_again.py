@@ -18,6 +18,7 @@ from services.dialects import Inbound, Principal, Reply
 from services.dialects.next_plus.push import PUSH
 from services.errors import Unavailable
 from services.ingress.accept import Intaker
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 from tests.support.catalogue import a_view
@@ -57,12 +58,14 @@ class Bench:
     def __init__(self) -> None:
         self.view = a_view(Tenant("acme"))
         self.log = Log(self.view)
+        clock, settings = ManualClock(), Settings(append_wait_ms=200)
         self._intaker = Intaker(
             log=self.log,  # type: ignore[arg-type]
             view=self.view,
             desk=ReceiptDesk(self.log),  # type: ignore[arg-type]
-            clock=ManualClock(),
-            settings=Settings(append_wait_ms=200),
+            clock=clock,
+            settings=settings,
+            promises=Promises(self.log, clock, settings, bytes(32)),  # type: ignore[arg-type]
         )
 
     async def push(self, key: str, value: object, headers: dict[str, str] | None = None) -> Reply:

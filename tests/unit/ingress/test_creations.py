@@ -18,6 +18,7 @@ from services.dialects.opticloud.telemetry import TELEMETRY
 from services.errors import Unavailable
 from services.ingress.accept import Intaker
 from services.ingress.mqtt import MqttListener
+from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
 from tests.support.builders import a_block, a_sample
@@ -38,6 +39,7 @@ class Door(Desk):
             lookup=view,
             publishes={TOPIC.encode(): ("opticloud", TELEMETRY)},
             clock=self.clock,
+            told=lambda *_: None,
             settings=Settings(),
         )
 
@@ -148,12 +150,14 @@ def test_a_push_that_comes_again_after_a_failed_append_claims_its_point_again(st
     )
 
     async def test() -> None:
+        clock, settings = ManualClock(), Settings(append_wait_ms=100)
         intaker = Intaker(
             log=log,  # type: ignore[arg-type]
             view=view,
             desk=ReceiptDesk(log),  # type: ignore[arg-type]
-            clock=ManualClock(),
-            settings=Settings(append_wait_ms=100),
+            clock=clock,
+            settings=settings,
+            promises=Promises(log, clock, settings, bytes(32)),  # type: ignore[arg-type]
         )
         caller = Principal("acme", "client", frozenset({"ingest"}))
         statuses = [

@@ -171,6 +171,35 @@ def test_a_process_that_ends_says_so(tmp_path: Path) -> None:
     in_hall(tmp_path, body)
 
 
+def test_a_process_that_ends_while_it_says_something_takes_it_back(tmp_path: Path) -> None:
+    async def body(hall: Hall) -> None:
+        door = hall.door()
+        door.told(*DEVICE, True)
+        saying = asyncio.create_task(door.say())
+        await asyncio.sleep(0)
+        saying.cancel()
+        await asyncio.gather(saying, return_exceptions=True)
+        await door.leave()
+        async with asyncio.timeout(10):
+            while await hall.said() < 2:
+                await asyncio.sleep(0.01)
+        assert hall.connected() is False
+
+    in_hall(tmp_path, body)
+
+
+def test_processes_that_are_gone_are_forgotten(tmp_path: Path) -> None:
+    async def body(hall: Hall) -> None:
+        for _ in range(5):
+            door = hall.door()
+            door.told(*DEVICE, True)
+            await hall.say(door)
+            hall.clock.advance(LEASE_MS)
+        assert list(hall.view._leases) == [door.process]
+
+    in_hall(tmp_path, body)
+
+
 def test_a_device_that_comes_to_another_process_is_connected_there_at_once(
     tmp_path: Path,
 ) -> None:

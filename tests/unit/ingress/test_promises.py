@@ -182,3 +182,28 @@ def test_memory_is_bounded_and_what_left_it_is_found_on_the_log(tmp_path: Path) 
         assert (await process.find("acme", receipt)).verdicts == [Verdict.CONFLICT]
 
     doors(tmp_path, body)
+
+
+def test_what_was_decided_stays_decided_when_the_request_comes_again(tmp_path: Path) -> None:
+    async def body(it: Doors) -> None:
+        process = await it.process()
+        receipt = give(process, 5)
+        process.hand_out(a_receipt(5, 0, 1, [Verdict.CONFLICT]))
+        give(process, 5)
+        assert (await process.find("acme", receipt)).verdicts == [Verdict.CONFLICT]
+
+    doors(tmp_path, body)
+
+
+def test_unknown_receipts_leave_nothing_behind(tmp_path: Path) -> None:
+    """Not even in the error: one that was raised before has the frames of that time on it."""
+
+    async def body(it: Doors) -> None:
+        process = await it.process()
+        for _ in range(3):
+            with pytest.raises(Unknown) as refused:
+                await process.find("acme", "nonsense")
+        frames = [entry.name for entry in refused.traceback]
+        assert frames.count("find") == 1
+
+    doors(tmp_path, body)

@@ -75,7 +75,7 @@ def with_answer(
                 *(view, ranges, lookup or ListedLookup()),
                 settings=chosen,
                 clock=clock or ManualClock(),
-                presence=presence,
+                presence=presence or PresenceView(ManualClock()),
             )
             await body(answer, store)
             await ranges.close()

@@ -111,6 +111,7 @@ def get(
             authority=Keyring(),  # type: ignore[arg-type]
             clock=ManualClock(NOW_MS),
             settings=settings or Settings(),
+            dialects=[DIALECT],
         )
         app = FastAPI()
         app.include_router(query_routes([DIALECT], turnstile, echo, None))  # type: ignore[arg-type]
@@ -206,6 +207,7 @@ def test_the_doors_are_documented() -> None:
         authority=Keyring(),  # type: ignore[arg-type]
         clock=ManualClock(),
         settings=Settings(),
+        dialects=[DIALECT],
     )
     app.include_router(query_routes([DIALECT], turnstile, Echo(), None))  # type: ignore[arg-type]
     operation = app.openapi()["paths"]["/things/{thing}/values"]["get"]
