@@ -38,6 +38,7 @@ class Cluster(Plant):
         env: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(folder, env)
+        self.runner = runner
         self.broker, self.front = Broker(folder / "kafka"), Front(folder)
         self._env |= {
             "LINESHAFT_LOG": f"kafka://{self.broker.address}",

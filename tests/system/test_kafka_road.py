@@ -47,10 +47,9 @@ def test_judges_that_come_and_go_lose_and_double_nothing(plant: Cluster) -> None
     """
     chosen = seed()
     chance = random.Random(chosen)
-    judges = [name for name in plant.names if name.startswith("agents")]
     with Load(plant, seed=chosen, pause_seconds=0.01) as load:
         for round_ in range(rounds(3)):
-            judge = chance.choice(judges)
+            judge = chance.choice(_judges(plant))
             if round_ % 3 == 2:
                 plant.freeze_one(judge)
                 let_pass(chance.uniform(1.2, 1.8) * SESSION_SECONDS)
@@ -73,6 +72,9 @@ def test_kills_in_turn_and_at_once_lose_and_double_nothing(plant: Cluster) -> No
         for _ in range(rounds(1)):
             let_pass(chance.uniform(1, 3))
             victims = [*plant.names, BROKER, FRONT]
+            if plant.runner == "faust" and rounds(1) == 1:
+                # The others are the same processes on the plain loop.
+                victims = [*_judges(plant), BROKER]
             chance.shuffle(victims)
             for victim in victims:
                 _kill(plant, victim, chance)
@@ -109,6 +111,10 @@ def _assert_clean(plant: Cluster, load: Load) -> None:
     print(f"{load.history}: {findings}")
     assert load.history.told("kept") > 500
     assert findings.clean, str(findings)
+
+
+def _judges(plant: Cluster) -> list[str]:
+    return [name for name in plant.names if name.startswith("agents")]
 
 
 def _kill(plant: Cluster, victim: str, chance: random.Random) -> None:
