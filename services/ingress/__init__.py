@@ -5,12 +5,13 @@ dialects.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 
 from schemas.catalogue import Key
 from schemas.envelope import Change
 from services import dialects, registry
-from services.dialects import Dialect, Principal, Reply
+from services.dialects import Dialect, Principal
 from services.doors import Turnstile
 from services.ingress.accept import Intaker
 from services.ingress.actions import DoorActions
@@ -34,7 +35,7 @@ class IngressService:
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
     ) -> Mounted:
         """Follow the receipts, then open the doors."""
-        log, view, clock, settings = runtime.log, runtime.view, runtime.clock, runtime.settings
+        log, clock, settings = runtime.log, runtime.clock, runtime.settings
         spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
         for dialect in spoken:
             if dialect.warm:
@@ -43,37 +44,13 @@ class IngressService:
         promises = Promises(log, clock, settings, runtime.derived("receipts"))
         await promises.open()
         desk.on_receipt(promises.hand_out)
-        following = group.create_task(desk.follow(), name="follow receipts")
+        tasks = [group.create_task(desk.follow(), name="follow receipts")]
         await until(desk.following.is_set, seconds=30)
-        intaker = Intaker(
-            log=log, view=view, desk=desk, clock=clock, settings=settings, promises=promises
-        )
-        turnstile = Turnstile(
-            authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
-        )
-        actions = DoorActions(runtime.auth, runtime.control, view, clock, settings, promises)
-        doors = DoorsIn(turnstile=turnstile, intaker=intaker, lookup=view, actions=actions)
+        doors = _doors(runtime, spoken, desk, promises)
         presences = Presences(log, clock)
-        hearing = group.create_task(presences.follow(), name="follow who is connected")
-        saying = group.create_task(presences.run(), name="say who is connected")
-        mqtt = MqttListener(
-            log=log,
-            authenticate=runtime.auth.device,
-            lookup=view,
-            publishes={
-                door.topic.encode(): (dialect.name, door)
-                for dialect in spoken
-                for door in dialect.publishes
-            },
-            clock=clock,
-            settings=settings,
-            told=presences.told,
-        )
-        view.on_change(partial(_close_revoked, mqtt))
-        runtime.mqtt_port = await mqtt.start(settings.mqtt_host, settings.mqtt_port)
-        if runtime.tls:
-            port = settings.mqtt_tls_port
-            runtime.mqtt_tls_port = await mqtt.start(settings.mqtt_host, port, runtime.tls.context)
+        tasks.append(group.create_task(presences.follow(), name="follow who is connected"))
+        tasks.append(group.create_task(presences.run(), name="say who is connected"))
+        mqtt = await _listen(runtime, spoken, presences)
         runtime.checks["mqtt"] = lambda: "not read for long" if mqtt.paused_ms > 10_000 else None
         runtime.checks["log"] = lambda: (
             "its queue is full" if log.queued_bytes >= log.queued_bytes_max else None
@@ -81,19 +58,59 @@ class IngressService:
 
         async def drain() -> None:
             await mqtt.stop()
-            for task in (saying, hearing, following):
+            for task in tasks:
                 task.cancel()
             await presences.leave()
 
-        def stray(path: str, status: int) -> Reply | None:
-            return stray_reply(spoken, path, status, clock.now_ms())
-
         return Mounted(
-            fallback=stray,
+            fallback=lambda path, status: stray_reply(spoken, path, status, clock.now_ms()),
             routers=[push_routes(spoken, doors)],
             front=lambda app: BulkDoors(app, spoken, doors),
             drain=drain,
         )
+
+
+def _doors(
+    runtime: Runtime, spoken: Sequence[Dialect], desk: ReceiptDesk, promises: Promises
+) -> DoorsIn:
+    """What answers HTTP."""
+    log, view, clock, settings = runtime.log, runtime.view, runtime.clock, runtime.settings
+    return DoorsIn(
+        turnstile=Turnstile(
+            authority=runtime.auth, clock=clock, settings=settings, dialects=spoken
+        ),
+        intaker=Intaker(
+            log=log, view=view, desk=desk, clock=clock, settings=settings, promises=promises
+        ),
+        lookup=view,
+        actions=DoorActions(runtime.auth, runtime.control, view, clock, settings, promises),
+    )
+
+
+async def _listen(
+    runtime: Runtime, spoken: Sequence[Dialect], presences: Presences
+) -> MqttListener:
+    """What answers MQTT, open."""
+    settings = runtime.settings
+    mqtt = MqttListener(
+        log=runtime.log,
+        authenticate=runtime.auth.device,
+        lookup=runtime.view,
+        publishes={
+            door.topic.encode(): (dialect.name, door)
+            for dialect in spoken
+            for door in dialect.publishes
+        },
+        clock=runtime.clock,
+        settings=settings,
+        told=presences.told,
+    )
+    runtime.view.on_change(partial(_close_revoked, mqtt))
+    runtime.mqtt_port = await mqtt.start(settings.mqtt_host, settings.mqtt_port)
+    if runtime.tls:
+        port = settings.mqtt_tls_port
+        runtime.mqtt_tls_port = await mqtt.start(settings.mqtt_host, port, runtime.tls.context)
+    return mqtt
 
 
 def _close_revoked(mqtt: MqttListener, change: Change) -> None:
