@@ -241,7 +241,12 @@ async def serve(
         mounted = [await service.mount(runtime, group, drained) for service in services]
         for service in services:
             metrics.UP.labels(service.name).set(1)
-        app = FastAPI(title="Lineshaft", openapi_url="/openapi.json", docs_url="/docs")
+        app = FastAPI(
+            title="Lineshaft",
+            openapi_url="/openapi.json",
+            docs_url="/docs",
+            redirect_slashes=False,
+        )
         _answer_strays(app, mounted)
         has_doors = any(face.routers for face in mounted)
         apart = not has_doors or settings.ops_port >= 0

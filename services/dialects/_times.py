@@ -13,16 +13,18 @@ from datetime import UTC, datetime
 
 from schemas.samples import TS_MS_MAX
 
-_TAIL_CHARACTERS_MAX = 40
-"""Seconds' fractions beyond some thirty digits are refused, so that what is remembered is small."""
-
-_REMEMBERED_MAX = 4096
+_REMEMBERED_MAX, _REMEMBERED_CHARACTERS_MAX = 4096, 40
+"""Longer tails, fractions of some thirty digits, are looked at each time: what is remembered is
+small.
+"""
 _MOMENTS_MAX = 1 << 16
 """Every millisecond of a minute, and some more."""
 _DAY_MS = 86_400_000
 
 _MINUTE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt]([0-9]{2}):([0-9]{2}):")
 _TAIL = re.compile(r"(?:\.([0-9]+))?(?:[Zz]|([+-])([0-9]{2}):([0-9]{2}))")
+_BEYOND = re.compile(r"\.[0-9]{3}[0-9]*[1-9]")
+"""Something is behind the millisecond."""
 _SECONDS = {f"{second:02}": second * 1000 for second in range(60)}
 _minutes: dict[str, int] = {}
 _tails: dict[str, int] = {}
@@ -51,7 +53,7 @@ def _remembered_ms_of(text: str) -> int:
     ts_ms = ms_of(text)
     minute_ms = _minutes.get(text[:17])
     # What is not remembered of minutes lies at the border of the range and is looked at each time.
-    if minute_ms is not None:
+    if minute_ms is not None and len(text) <= 17 + _REMEMBERED_CHARACTERS_MAX:
         if len(_moments) >= _MOMENTS_MAX:
             _moments.clear()
         _moments[text[17:]] = ts_ms - minute_ms
@@ -64,13 +66,27 @@ def ms_of(text: str) -> int:
     Raises ValueError where `text` is no RFC 3339 time with an offset, OutOfRange where it is not
     between 1970 and 2261.
     """
-    second_ms = _SECONDS.get(text[17:19])
-    if second_ms is None:
-        raise ValueError(text)
-    ts_ms = _minute_ms(text[:17]) + second_ms + _tail_ms(text[19:])
+    ts_ms = _any_ms_of(text)
     if not 0 <= ts_ms < TS_MS_MAX:
         raise OutOfRange(text)
     return ts_ms
+
+
+def bound_ms_of(text: str) -> int:
+    """The first storable millisecond (UTC) that is not before a time, for a border of a range: 0
+    for one before 1970, TS_MS_MAX for one behind 2261.
+
+    Raises ValueError where `text` is no RFC 3339 time with an offset.
+    """
+    ts_ms = _any_ms_of(text) + (_BEYOND.search(text) is not None)
+    return min(max(ts_ms, 0), TS_MS_MAX)
+
+
+def _any_ms_of(text: str) -> int:
+    second_ms = _SECONDS.get(text[17:19])
+    if second_ms is None:
+        raise ValueError(text)
+    return _minute_ms(text[:17]) + second_ms + _tail_ms(text[19:])
 
 
 def text_of(ts_ms: int) -> str:
@@ -108,7 +124,7 @@ def _tail_ms(text: str) -> int:
     known = _tails.get(text)
     if known is not None:
         return known
-    found = _TAIL.fullmatch(text) if len(text) <= _TAIL_CHARACTERS_MAX else None
+    found = _TAIL.fullmatch(text)
     if found is None:
         raise ValueError(text)
     fraction, sign, hours, minutes = found.groups()
@@ -118,7 +134,7 @@ def _tail_ms(text: str) -> int:
             raise ValueError(text)
         offset_ms = (int(hours) * 60 + int(minutes)) * 60_000
         ms = ms - offset_ms if sign == "+" else ms + offset_ms
-    return _remember(_tails, text, ms)
+    return _remember(_tails, text, ms) if len(text) <= _REMEMBERED_CHARACTERS_MAX else ms
 
 
 def _remember(known: dict[str, int], text: str, ms: int) -> int:

@@ -13,7 +13,7 @@ from schemas.samples import NO_QUALITY, TS_MS_MAX
 from services.dialects import _json
 from services.dialects._contract import Auth, Inbound, Page, Question, Read, Reply, described
 from services.dialects._ports import Lookup
-from services.dialects._times import ms_of, text_of
+from services.dialects._times import bound_ms_of, text_of
 from services.dialects.building_x.errors import JSON_API, refused
 from services.dialects.building_x.ingest import VALUES, own_point
 from services.dialects.building_x.jsonapi import PREFIXES, Links
@@ -41,8 +41,7 @@ def parse(inbound: Inbound, lookup: Lookup) -> Question:
     end_ms = _time(inbound.query, TO)
     if end_ms is None:
         end_ms = inbound.received_ms
-    start_ms = max(start_ms, _cursor(inbound.query), 0)
-    end_ms = min(end_ms, TS_MS_MAX)
+    start_ms = max(start_ms, _cursor(inbound.query))
     limit = limit_of(inbound.query)
     # One more than a page: whether it is there says whether another page is.
     query = RangeQuery(
@@ -81,7 +80,7 @@ def _time(query: Mapping[str, str], name: str) -> int | None:
         return None
     try:
         # An unescaped "+" of an offset arrives as a space.
-        return ms_of(text.replace(" ", "+"))
+        return bound_ms_of(text.replace(" ", "+"))
     except ValueError:
         raise Malformed("not an RFC 3339 time with an offset", where=f"?{name}") from None
 

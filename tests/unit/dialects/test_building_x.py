@@ -54,7 +54,9 @@ def test_a_time_is_its_milliseconds_whatever_its_offset(moment: datetime, offset
     local = moment.astimezone(offset)
     since = moment - datetime(1970, 1, 1, tzinfo=UTC)
     wanted = since // timedelta(milliseconds=1)
-    for text in (local.isoformat(timespec="microseconds"), local.isoformat("t")):
+    long = local.isoformat(timespec="microseconds").replace("T", "t")
+    long = f"{long[:26]}{'5' * 200}{long[26:]}"
+    for text in (local.isoformat(timespec="microseconds"), local.isoformat("t"), long):
         assert times.ms_of(text) == wanted
         assert times.all_ms_of([text, text]) == [wanted, wanted]
 
@@ -94,7 +96,28 @@ def test_remembered_times_do_not_grow_without_end() -> None:
     for microsecond in range(3 * times._REMEMBERED_MAX):
         text = f"2022-07-11T11:11:30.{microsecond:06}Z"
         assert times.ms_of(text) % 1000 == microsecond // 1000
+        text = f"2022-07-11T11:11:30.{'0' * 300}{microsecond:06}Z"
+        assert times.all_ms_of([text]) == [times.ms_of("2022-07-11T11:11:30Z")]
     assert len(times._tails) <= times._REMEMBERED_MAX
+    assert max(map(len, times._moments)) < 60
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("1970-01-01T00:00:00.000Z", 0),
+        ("1970-01-01T00:00:00.0001Z", 1),
+        ("1970-01-01T00:00:00.0010000Z", 1),
+        ("1970-01-01T00:00:00.001000000000000000000000000000000000000000001Z", 2),
+        ("1970-01-01T00:00:00.5+00:01", 0),
+        ("0001-01-01T00:00:00Z", 0),
+        ("2261-12-31T23:59:59.999Z", TS_MS_MAX - 1),
+        ("2261-12-31T23:59:59.9991Z", TS_MS_MAX),
+        ("9999-12-31T23:59:59Z", TS_MS_MAX),
+    ],
+)
+def test_a_border_is_the_first_millisecond_that_is_not_before_it(text: str, ms: int) -> None:
+    assert times.bound_ms_of(text) == ms
 
 
 # -- values
