@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from itertools import takewhile
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,6 +29,8 @@ _SCHEMES = {
     "access_token": {"type": "apiKey", "in": "query", "name": "access_token"},
     "user": {"type": "apiKey", "in": "header", "name": "X-Authorization"},
 }
+_ALIASES_APART = 2
+"""Paths of a door that are shown one by one; more are shown once, with what they begin with."""
 
 
 def doors(dialect: Dialect) -> list[tuple[str, Door]]:
@@ -35,6 +38,18 @@ def doors(dialect: Dialect) -> list[tuple[str, Door]]:
     taking_in: tuple[Door, ...] = (*dialect.pushes, *dialect.calls)
     out: tuple[Door, ...] = (*dialect.reads, *dialect.follows)
     return [("ingress", door) for door in taking_in] + [("query", door) for door in out]
+
+
+def places(door: Door) -> list[tuple[str, tuple[str, ...]]]:
+    """Where a door is: each path, with no prefixes; or, of many paths, the part that all end with,
+    and the prefixes that may stand before it ("" among them: nothing).
+    """
+    from_the_end = zip(*(reversed(path.split("/")) for path in door.paths), strict=False)
+    same = [steps[0] for steps in takewhile(lambda steps: len(set(steps)) == 1, from_the_end)]
+    tail = "".join(f"/{step}" for step in reversed(same))
+    if len(door.paths) <= _ALIASES_APART or not tail:
+        return [(path, ()) for path in door.paths]
+    return [(tail, tuple(path.removesuffix(tail) for path in door.paths))]
 
 
 def check_doors(dialects: Iterable[Dialect]) -> None:
@@ -68,12 +83,18 @@ def routes(dialects: Iterable[Dialect]) -> list[str]:
 
 
 def openapi(dialect: Dialect) -> dict[str, Any]:
-    """The OpenAPI 3.1 page of one dialect, from what its doors say of themselves."""
+    """The OpenAPI 3.1 page of one dialect, from what its doors say of themselves. A door with many
+    paths is there once; the servers say what the path is below.
+    """
     paths: dict[str, dict[str, Any]] = {}
     for _, door in doors(dialect):
-        for path in door.paths:
+        for path, prefixes in places(door):
             described = operation(door, path) | {"security": _SECURITY[door.auth]}
-            paths.setdefault(path, {})[door.method.lower()] = described
+            servers = [{"url": prefix or "/"} for prefix in prefixes]
+            item = paths.setdefault(path, {"servers": servers} if servers else {})
+            if servers != item.get("servers", []):
+                described["servers"] = servers or [{"url": "/"}]
+            item[door.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {

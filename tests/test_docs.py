@@ -13,6 +13,7 @@ import pytest
 from schemas.tables import TABLES
 from schemas.topics import TOPICS
 from services import describe
+from services.dialects import Dialect
 from services.settings import NAMES, PREFIX
 from tests.support import docs
 from tests.support.processes import ROOT
@@ -64,13 +65,29 @@ def test_every_table_is_documented() -> None:
     assert [name for name in names if not re.search(rf"^### {name}\b", text, re.MULTILINE)] == []
 
 
+def paths_of(dialect: Dialect) -> list[tuple[str, str]]:
+    """(method, path) for every path of every HTTP door."""
+    return sorted((door.method, path) for _, door in describe.doors(dialect) for path in door.paths)
+
+
 @pytest.mark.parametrize("name", docs.SPOKEN)
 def test_every_dialect_has_its_page_and_is_in_the_readme(name: str) -> None:
     dialect = docs.SPOKEN[name]
     text = (docs.DOCS / "dialects" / f"{name}.md").read_text()
-    paths = [path for _, door in describe.doors(dialect) for path in door.paths]
-    paths += [door.topic for door in dialect.publishes]
-    assert [path for path in paths if f"`{path}`" not in text] == []
+    prefixes = {
+        mark: [
+            "" if prefix == "nothing" else prefix.strip("`") for prefix in re.split(", | or ", of)
+        ]
+        for mark, of in re.findall(r"^`(…+)` is any of (.*)\.$", text, re.MULTILINE)
+    }
+    shown = [
+        (method, prefix + path)
+        for cell, method in re.findall(r"^\| (`\S+`) \| ([A-Z]+) \|", text, re.MULTILINE)
+        for mark, path in re.findall(r"`(…*)([^`]+)`", cell)
+        for prefix in (prefixes[mark] if mark else [""])
+    ]
+    topics = [("MQTT", door.topic) for door in dialect.publishes]
+    assert sorted(shown) == sorted(paths_of(dialect) + topics)
     readme = (ROOT / "README.md").read_text()
     assert f"docs/dialects/{name}.md" in readme
     assert dialect.contract_url in readme
@@ -81,6 +98,19 @@ def test_openapi_is_current(name: str) -> None:
     written = json.loads((OPENAPI / f"{name}.json").read_text())
     made = json.loads(json.dumps(describe.openapi(docs.SPOKEN[name])))
     assert written == made, "write it anew: make openapi"
+
+
+@pytest.mark.parametrize("name", docs.SPOKEN)
+def test_openapi_has_every_path_of_every_door(name: str) -> None:
+    nowhere = [{"url": "/"}]
+    shown = [
+        (method.upper(), server["url"].rstrip("/") + path)
+        for path, item in json.loads((OPENAPI / f"{name}.json").read_text())["paths"].items()
+        for method, described in item.items()
+        if method != "servers"
+        for server in described.get("servers", item.get("servers", nowhere))
+    ]
+    assert sorted(shown) == paths_of(docs.SPOKEN[name])
 
 
 def test_there_is_no_openapi_page_of_nobody() -> None:

@@ -21,11 +21,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from schemas.topics import TOPICS
 from services import describe, dialects, metrics, registry
 from services.dialects import Dialect, Push
+from services.doors import Door
 from services.settings import PREFIX, Settings
 from tests.support.processes import ROOT
 
 DOCS = ROOT / "docs"
 ENV_EXAMPLE = ROOT / "infra" / "env.example"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 SPOKEN: dict[str, Dialect] = registry.discover(dialects, "DIALECT")
 
 _BLOCK = re.compile(r"(<!-- begin ([a-z_: ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -127,21 +129,46 @@ def ports_table() -> str:
 
 
 def doors_table(dialect: Dialect) -> Callable[[], str]:
-    """The doors of one dialect."""
+    """The doors of one dialect, those of one path together; what may stand before a path that
+    begins with `…` is said below.
+    """
 
     def made() -> str:
-        rows: list[Sequence[object]] = []
+        marks: dict[tuple[str, ...], str] = {}
+        rows: dict[tuple[str, ...], list[tuple[str, Door]]] = {}
         for _, door in describe.doors(dialect):
-            answers = f"when it is {door.answer.value}" if isinstance(door, Push) else "at once"
-            paths = "<br>".join(f"`{path}`" for path in door.paths)
-            rows.append((door.method, paths, door.docs.get("summary", ""), answers))
-        rows += [
-            ("MQTT", f"`{door.topic}`", "Telemetry of a device", "when it is logged")
+            places = describe.places(door)
+            for _, prefixes in places:
+                if prefixes:
+                    marks.setdefault(prefixes, "…" * (len(marks) + 1))
+            shown = "<br>".join(f"`{marks.get(prefixes, '')}{path}`" for path, prefixes in places)
+            rows.setdefault(tuple(path for path, _ in places), []).append((shown, door))
+        cells: list[Sequence[object]] = [
+            (shown, door.method, door.docs.get("summary", ""), _answers(door))
+            for of_path in rows.values()
+            for shown, door in sorted(of_path, key=lambda row: METHODS.index(row[1].method))
+        ]
+        cells += [
+            (f"`{door.topic}`", "MQTT", "Telemetry of a device", "when it is logged")
             for door in dialect.publishes
         ]
-        return table(("method", "path or topic", "what for", "answers"), rows)
+        lines = [table(("path or topic", "method", "what for", "answers"), cells)]
+        lines += [f"`{mark}` is {_any_of(prefixes)}.\n" for prefixes, mark in marks.items()]
+        return "\n".join(lines)
 
     return made
+
+
+def _answers(door: Door) -> str:
+    return f"when it is {door.answer.value}" if isinstance(door, Push) else "at once"
+
+
+def _any_of(prefixes: Sequence[str]) -> str:
+    """`a`, `b` or nothing."""
+    named = [f"`{prefix}`" for prefix in prefixes if prefix]
+    if "" in prefixes:
+        named.append("nothing")
+    return f"any of {', '.join(named[:-1])} or {named[-1]}"
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
