@@ -40,8 +40,7 @@ from services.dialects.building_x.jsonapi import (
     to_one,
 )
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/devices"
@@ -248,15 +247,10 @@ def own_device(inbound: Inbound, lookup: Lookup) -> Device:
     return found
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated",
-}
-_LISTED = {f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN
-_PAGE, _MISSING = (
-    "a page of devices; links.next leads to the following one",
-    ("unknown partition or device"),
-)
+_SHOWN = lists.shown(INCLUDES)
+_LISTED = lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN
+_PAGE = "a page of devices; links.next leads to the following one"
+_MISSING = "unknown partition or device"
 READS = (
     read(PATH, find, "The devices, in the order of their creation", _PAGE, parameters=_LISTED),
     read(ONE, find_by_id, "A device", "the device", missing=_MISSING, parameters=_SHOWN),

@@ -18,9 +18,9 @@ from msgspec.structs import asdict
 from schemas.catalogue import CONFIGURE
 from services.dialects import _json
 from services.dialects._contract import Auth, Call, Inbound, Reply, described
-from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import check_media_type
-from services.dialects.building_x.jsonapi import PREFIXES, Draft, Members
+from services.dialects.building_x.errors import JSON_API, check_media_type, refused
+from services.dialects.building_x.jsonapi import Draft, Members
+from services.dialects.building_x.paths import below
 from services.errors import Conflicting, Forbidden, Malformed, Refused
 
 A = TypeVar("A", bound=Struct)
@@ -155,5 +155,4 @@ def call(
         del said[400], said[415]
     body = None if example is None else {"data": example}
     docs = described(summary, said, media_type=JSON_API, example=body)
-    paths = tuple(prefix + path for prefix in PREFIXES)
-    return Call(method, paths, Auth.BEARER, handle, refused, scope, docs=docs)
+    return Call(method, below(path), Auth.BEARER, handle, refused, scope, docs=docs)

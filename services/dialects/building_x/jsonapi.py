@@ -19,15 +19,9 @@ from services.dialects._contract import Auth, Inbound, Page, Question, Read, Rep
 from services.dialects._ports import Lookup
 from services.dialects._times import text_of
 from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import PREFIXES as VALUE_PREFIXES
 from services.dialects.building_x.lists import CURSOR
+from services.dialects.building_x.paths import PARTITIONS, below, prefix_of
 from services.dialects.building_x.texts import text_of_value
-
-PREFIXES = (*VALUE_PREFIXES, "/structure", "/api/openness/structure")
-"""Where the reading side is: at all places where values are taken in, and at the vendor's for
-structure.
-"""
-PARTITIONS = "/partitions"
 
 Members = dict[str, Any]
 
@@ -45,7 +39,7 @@ class Links:
     """
 
     def __init__(self, inbound: Inbound) -> None:
-        prefix = inbound.route.partition(PARTITIONS)[0] if inbound.base else ""
+        prefix = prefix_of(inbound) if inbound.base else ""
         self._root = inbound.base + prefix + PARTITIONS
         self._partition = inbound.path.get("partitionId", "")
 
@@ -175,7 +169,7 @@ def read(
     responses = dict(sorted({**_READ_RESPONSES, 200: answer, 404: missing}.items()))
     return Read(
         "GET",
-        tuple(prefix + path for prefix in PREFIXES),
+        below(path),
         Auth.BEARER,
         parse,
         render,

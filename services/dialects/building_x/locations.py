@@ -41,8 +41,7 @@ from services.dialects.building_x.jsonapi import (
     to_one,
 )
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/locations"
@@ -214,17 +213,14 @@ def own_location(inbound: Inbound, lookup: Lookup) -> Location:
     return found
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated",
-}
+_SHOWN = lists.shown(INCLUDES)
 READS = (
     read(
         PATH,
         find,
         "The locations, in the order of their creation",
         "a page of locations; links.next leads to the following one",
-        parameters={f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN,
+        parameters=lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN,
     ),
     read(
         ONE,

@@ -34,15 +34,12 @@ from services.dialects.building_x.editing import (
     pointed,
     same,
 )
-from services.dialects.building_x.ingest import own_point
 from services.dialects.building_x.jsonapi import Draft, Links, Members, read, resource, to_one
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, POINT, own_partition, own_point
 from services.errors import Forbidden, Malformed
 
 PATH = PARTITION + "/points"
-ONE = PATH + "/{pointId}"
 OF_DEVICE = devices.ONE + "/points"
 INCLUDES = ("hasDevice",)
 VALUE = "pointValue"
@@ -273,17 +270,13 @@ def _rank(point: Point) -> lists.Rank:
     return point.created_ms, point.key
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated. "
-    f"field[Point]={VALUE} adds the latest value to the others",
-}
-_LISTED = {f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN
+_SHOWN = lists.shown(INCLUDES, f"field[Point]={VALUE} adds the latest value to the others")
+_LISTED = lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN
 _PAGE = "a page of points; links.next leads to the following one"
 READS = (
     read(PATH, find, "The points, device by device", _PAGE, parameters=_LISTED),
     read(
-        ONE,
+        POINT,
         find_by_id,
         "A point",
         "the point",
@@ -316,7 +309,7 @@ CALLS = (
     call("POST", OF_DEVICE, create, "Declare a point of a device", _CREATED, example=_NEW),
     call(
         "PATCH",
-        ONE,
+        POINT,
         change,
         "Change what is given of a point",
         {200: "the point", 409: "another type or id than the path's, or the key is taken"},
@@ -326,7 +319,7 @@ CALLS = (
     ),
     call(
         "DELETE",
-        ONE,
+        POINT,
         delete,
         "Delete a point with what is tied to it",
         {204: "it is gone; what was stored stays"},

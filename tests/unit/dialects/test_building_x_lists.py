@@ -19,7 +19,7 @@ from schemas.samples import Kind
 from services.catalogue import View, new_point
 from services.dialects import Inbound, Page, Read
 from services.dialects.building_x import DIALECT, lists
-from services.dialects.building_x.jsonapi import PREFIXES
+from services.dialects.building_x.paths import PREFIXES
 from services.errors import Malformed
 from tests.support.catalogue import a_view
 from tests.support.examples import examples
