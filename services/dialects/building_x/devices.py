@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
 
-from schemas.catalogue import Device
+from schemas.catalogue import LOCATION_TYPES, Device
 from services.dialects._contract import Inbound, Reply
 from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x import lists, locations
@@ -23,6 +23,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     made_of,
     members,
     own_id,
@@ -56,6 +57,7 @@ INCLUDES = (
 
 _NAMES = {"model": "modelName", "serial": "serialNumber"}
 _ENDS = {"location": "hasLocation", "gateway": "hasGateway"}
+_TYPES = {"location": LOCATION_TYPES, "gateway": ("Device",)}
 
 
 class _Attributes(Struct, rename=_NAMES, forbid_unknown_fields=True):
@@ -230,8 +232,8 @@ async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
 
 def _given(data: Data[_Attributes, _Relationships]) -> Members:
     """What is given of a device, by control's names."""
-    ends = members(data.relationships)
-    return members(data.attributes) | {name: ends[name] for name in _ENDS if name in ends}
+    given = ends(data.relationships, _TYPES)
+    return members(data.attributes) | {name: given[name] for name in _ENDS if name in given}
 
 
 def _shown(device: Device, inbound: Inbound, lookup: Lookup) -> Draft:

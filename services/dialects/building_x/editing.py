@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
-from msgspec.structs import asdict
+from msgspec.structs import asdict, fields
 
 from schemas.catalogue import CONFIGURE
 from services.dialects import _json
@@ -36,7 +36,7 @@ class Identifier(Struct):
     """A resource identifier object."""
 
     id: str
-    type: str = ""
+    type: str | UnsetType = UNSET
 
 
 class ToOne(Struct):
@@ -72,6 +72,18 @@ def members(given: Struct | UnsetType) -> Members:
         return {}
     named = {name: value for name, value in asdict(given).items() if value is not UNSET}
     return {name: _plain(value) for name, value in named.items()}
+
+
+def ends(given: Struct | UnsetType, types: Mapping[str, Collection[str]]) -> Members:
+    """The ids that relationships lead to, by control's names; `types` says of which types they
+    are. Raises Conflicting for another one.
+    """
+    for each in () if isinstance(given, UnsetType) else fields(given):
+        end = getattr(given, each.name)
+        if isinstance(end, ToOne) and end.data and end.data.type not in (UNSET, *types[each.name]):
+            where = f"{RELATIONSHIPS}/{each.encode_name}/data/type"
+            raise Conflicting(f"one of {', '.join(types[each.name])}", where=where)
+    return members(given)
 
 
 def _plain(value: Any) -> Any:

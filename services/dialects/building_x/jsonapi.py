@@ -113,7 +113,7 @@ class Draft:
     def include(self, resources: Iterable[Members]) -> None:
         """Add resources beside the primary ones, each once."""
         for each in resources:
-            self.included.setdefault((each["type"], each["id"]), each)
+            self.included.setdefault(_name(each), each)
 
     def reply(self, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> Reply:
         """The document as it is."""
@@ -122,8 +122,15 @@ class Draft:
             document["links"] = self.links
         document["data"] = self.data
         if self.included:
-            document["included"] = list(self.included.values())
+            # What is among the primary ones is not there a second time.
+            primary = {*map(_name, self.data if isinstance(self.data, list) else [self.data])}
+            rest = [each for name, each in self.included.items() if name not in primary]
+            document |= {"included": rest} if rest else {}
         return Reply(status, _json.write(document), JSON_API, tuple(headers))
+
+
+def _name(resource: Members) -> tuple[str, str]:
+    return resource["type"], resource["id"]
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:

@@ -25,6 +25,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     made_of,
     members,
     own_id,
@@ -193,8 +194,8 @@ def _given(data: Data[_Attributes, _Relationships]) -> Members:
     if (address := given.pop("postal_address", UNSET)) is not UNSET:
         # Null takes the whole address away.
         given |= members(address) if address else dict.fromkeys(ADDRESS.values(), "")
-    ends = members(data.relationships)
-    return given | ({"parent": ends["parent"]} if "parent" in ends else {})
+    above = ends(data.relationships, {"parent": LOCATION_TYPES})
+    return given | ({"parent": above["parent"]} if "parent" in above else {})
 
 
 def _shown(location: Location, inbound: Inbound, lookup: Lookup) -> Draft:

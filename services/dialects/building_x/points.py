@@ -27,6 +27,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     for_good,
     made_of,
     members,
@@ -48,6 +49,7 @@ YES = "m:"
 
 _VALUE_ALONE = frozenset({VALUE})
 _TYPES = {Kind.DOUBLE: "number", Kind.LONG: "number", Kind.BOOL: "boolean"}
+_ENDS = {"has_device": ("Device",)}
 _KINDS = {"number": Kind.DOUBLE, "boolean": Kind.BOOL, "string": Kind.STRING}
 
 
@@ -210,7 +212,7 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     kind = _KINDS.get(given.pop("data_type", ""))
     if kind is None:
         raise Malformed(f"one of {', '.join(_KINDS)}", where=f"{ATTRIBUTES}/dataType")
-    device = str(members(data.relationships).get("has_device", ""))
+    device = str(ends(data.relationships, _ENDS).get("has_device", ""))
     if "deviceId" in inbound.path:
         device = own_device(inbound, lookup).id
     if not device:
@@ -235,9 +237,9 @@ async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
         return await command(inbound, point, actions, data.attributes.point_value)
     if CONFIGURE not in inbound.caller.scopes:
         raise Forbidden(f"the credential may not {CONFIGURE}")
-    given, ends = _given(data), members(data.relationships)
+    given, related = _given(data), ends(data.relationships, _ENDS)
     for_good("dataType", given.pop("data_type", UNSET), type_of(point), ATTRIBUTES)
-    for_good("hasDevice", ends.get("has_device", UNSET), point.device, RELATIONSHIPS)
+    for_good("hasDevice", related.get("has_device", UNSET), point.device, RELATIONSHIPS)
     with pointed(_POINTERS):
         control = actions.control(inbound.caller)
         changed = await control.change_point(point.tenant, point.id, **given)

@@ -162,6 +162,21 @@ def test_what_is_not_there_any_more_counts_as_none() -> None:
     assert shown["isPartOf"] == {"data": None}
 
 
+def test_what_is_on_the_page_is_not_included_a_second_time() -> None:
+    view = a_view(
+        TENANT,
+        Location("house", tenant="acme", label="x", created_ms=1),
+        *(Location(id, tenant="acme", label=id, parent="house", created_ms=2) for id in "ab"),
+    )
+    query = {"include": "isPartOf"}
+    assert "included" not in read("/locations", view, query)
+    first = read("/locations", view, query | {"page[limit]": "1"})
+    following = dict(parse_qsl(urlsplit(first["links"]["next"]).query))
+    second = read("/locations", view, following | {"page[limit]": "5"})
+    assert [each["id"] for each in second["data"]] == ["a", "b"]
+    assert [each["id"] for each in second["included"]] == ["house"]
+
+
 def test_no_fields_are_no_fields() -> None:
     view = a_view(TENANT, Location("l", tenant="acme", label="x"))
     [shown] = read("/locations", view, {"fields[Location]": ""})["data"]
