@@ -129,8 +129,8 @@ class Draft:
         return Reply(status, _json.write(document), JSON_API, tuple(headers))
 
 
-def _name(resource: Members) -> tuple[str, str]:
-    return resource["type"], resource["id"]
+def _name(of: Members) -> tuple[str, str]:
+    return of["type"], of["id"]
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:
