@@ -353,7 +353,7 @@ class View:
 
     def kept_minutes(self, series: int) -> int:
         """For how long values of the series are kept; 0: for ever."""
-        point = self._points.of_series(series)
+        point = self.point_of(series)
         return 0 if point is None else point.keep_minutes
 
     def api_server(self, tenant: str) -> Device:

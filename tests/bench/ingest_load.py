@@ -10,16 +10,14 @@ of its own, so that each is kept. `--paths` has a line for every point.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import itertools
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.bench.push_load import Pusher, run
+from tests.bench.push_load import pushed, run
 from tests.support.plant import moment
 
 _SECOND = b"0000-00-00T00:00:00"
@@ -77,29 +75,15 @@ class Requests(Sequence[bytes]):
 
 async def measure(given: argparse.Namespace) -> Measured:
     """Post for some seconds."""
-    host, _, port = given.address.removeprefix("http://").rpartition(":")
     paths = Path(given.paths).read_text().split()
     requests = Requests(paths, given.token, given.values, given.first_ms)
-    loop = asyncio.get_running_loop()
-    pushers = [
-        (await loop.create_connection(lambda at=at: Pusher(requests, at), host, int(port)))[1]
-        for at in range(given.connections)
-    ]
-    began = time.perf_counter()
-    for pusher in pushers:
-        pusher.push()
-    await asyncio.sleep(given.seconds)
-    took = time.perf_counter() - began
-    latencies = sorted(second for pusher in pushers for second in pusher.took)
-    for pusher in pushers:
-        pusher.stopped = True
-    await asyncio.sleep(0.5)
+    took, latencies, failed = await pushed(requests, given)
     return Measured(
         given.connections,
         given.values,
         len(latencies) / took,
         *(1000 * latencies[int(len(latencies) * share)] for share in (0.5, 0.99)),
-        sum(pusher.failed for pusher in pushers),
+        failed,
     )
 
 

@@ -108,10 +108,13 @@ def requests_of(path: str, form: str) -> list[bytes]:
     return made
 
 
-async def measure(given: argparse.Namespace) -> Measured:
-    """Push for some seconds."""
+async def pushed(
+    requests: Sequence[bytes], given: argparse.Namespace
+) -> tuple[float, list[float], int]:
+    """(seconds, latencies in seconds from the shortest on, failed) of what was sent by the given
+    connections in the given time.
+    """
     host, _, port = given.address.removeprefix("http://").rpartition(":")
-    requests = requests_of(given.path, given.form)
     loop = asyncio.get_running_loop()
     pushers = [
         (await loop.create_connection(lambda at=at: Pusher(requests, at), host, int(port)))[1]
@@ -125,13 +128,19 @@ async def measure(given: argparse.Namespace) -> Measured:
     latencies = sorted(second for pusher in pushers for second in pusher.took)
     for pusher in pushers:
         pusher.stopped = True
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.5)
+    return took, latencies, sum(pusher.failed for pusher in pushers)
+
+
+async def measure(given: argparse.Namespace) -> Measured:
+    """Push for some seconds."""
+    took, latencies, failed = await pushed(requests_of(given.path, given.form), given)
     return Measured(
         given.connections,
         took,
         len(latencies) * ITEMS / took,
         *(1000 * latencies[int(len(latencies) * share)] for share in (0.5, 0.99)),
-        sum(pusher.failed for pusher in pushers),
+        failed,
     )
 
 

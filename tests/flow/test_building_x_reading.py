@@ -5,6 +5,7 @@ values by links alone, editors change what it finds, and clients in use get what
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -15,6 +16,7 @@ from jsonapi_client.exceptions import DocumentError
 from tests.flow.test_manage import Device, command
 from tests.support.plant import Http, Plant, moment, running
 from tests.support.processes import wait_for
+from tests.support.stack import AUDIENCE
 
 START_MS = 1_700_000_000_000
 API = "application/vnd.api+json"
@@ -25,6 +27,7 @@ PREFIXES = (
     "/api/openness/ingest",
     "/api/openness/operations",
     "/api/openness/structure",
+    "",
 )
 
 
@@ -43,15 +46,15 @@ class Api:
         self.http = Http(self.address)
         self.partition: str = plant.facts["building_x"]["partition_id"]
         grant = {"client_id": client_id, "client_secret": client_secret}
-        grant |= {"audience": "https://horizon.siemens.com", "grant_type": "client_credentials"}
+        grant |= {"audience": AUDIENCE, "grant_type": "client_credentials"}
         _, answer, _ = self.http.request("POST", "/oauth/token", grant)
         self.headers = {"Authorization": f"Bearer {answer['access_token']}"}
 
     def __call__(
         self, method: str, path: str, body: Any = None, prefix: str = "/operations"
     ) -> tuple[int, Any, Mapping[str, str]]:
-        """(status, document, headers) of a path in the partition, or of an absolute link."""
-        if path.startswith("http"):
+        """(status, document, headers) of a path in the partition, or of a link."""
+        if path.startswith(("http", "/partitions/")):
             parts = urlsplit(path)
             whole = f"{parts.path}?{parts.query}"
         else:
@@ -126,8 +129,8 @@ def site(editor: Api) -> dict[str, str]:
     return ids
 
 
-def put(api: Api, point: str, *values: str) -> None:
-    """Values of a point, one a second; taken in when this returns."""
+def put(api: Api, link: str, *values: str) -> None:
+    """Values of the point with an id, or behind a link, one a second; they are taken in then."""
     data = [
         {
             "type": "PointValue",
@@ -135,7 +138,8 @@ def put(api: Api, point: str, *values: str) -> None:
         }
         for row, value in enumerate(values)
     ]
-    status, document, _ = api("POST", f"/points/{point}/values", {"data": data})
+    path = link if link.startswith("/") else f"/points/{link}"
+    status, document, _ = api("POST", f"{path}/values", {"data": data})
     assert status in (202, 204), document
 
 
@@ -373,7 +377,36 @@ def test_the_command_and_the_api_are_about_the_same_things(
 
 
 def test_a_stray_path_is_refused_in_the_vendors_words(reader: Api) -> None:
-    for method, path in (("GET", "/nothing"), ("PUT", "/devices")):
-        status, document, _ = reader(method, path, prefix="/api/openness/structure")
-        assert status in (404, 405)
-        assert document["errors"][0]["status"] == str(status)
+    for prefix in PREFIXES:
+        for method, path, wanted in (("GET", "/nothing", 404), ("PUT", "/devices", 405)):
+            status, document, _ = reader(method, path, prefix=prefix)
+            assert status == wanted
+            assert document["errors"][0]["status"] == str(status)
+    # What begins with no vendor's words is nobody's.
+    assert reader.http.request("GET", "/nothing")[:2] == (404, {"error": "no such door"})
+
+
+def test_the_vendors_form_of_links_leads_somewhere_too(tmp_path: Path) -> None:
+    with running(tmp_path) as plant:
+        key, secret = command(
+            plant, "keys", "add", "demo", "editor", "--use", "client", "--role", "editor"
+        )
+        editor = Api(plant, key["id"], secret)
+        device = editor.made("/devices", type="Device", attributes={"name": "Unit 3"})
+        attributes = {"name": "temperature", "dataType": "number"}
+        point = editor.made(f"/devices/{device}/points", type="Point", attributes=attributes)
+
+        link = editor("GET", f"/points/{point}")[1]["data"]["links"]["self"]
+        assert link == f"/partitions/{editor.partition}/points/{point}"
+        put(editor, link, "1.5", "2.5", "3.5")
+        asked = f"filter[timestamp][from]={moment(START_MS)}&page[limit]=2"
+        found = []
+        following = f"/points/{point}/values?{asked}"
+        while following:
+            _, document, _ = editor("GET", following)
+            found.append([each["attributes"]["value"] for each in document["data"]])
+            following = document["links"].get("next", "")
+        assert found == [["1.5", "2.5"], ["3.5"]]
+        status, first, _ = editor("GET", "/devices?page[limit]=1")
+        status, second, _ = editor("GET", first["links"]["next"])
+        assert status == 200 and second["data"][0]["id"] != first["data"][0]["id"]

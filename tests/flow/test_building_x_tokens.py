@@ -21,6 +21,7 @@ from jwt import PyJWKClient
 from services.catalogue import remote
 from services.runtime import CONTROL_SOCKET
 from tests.flow.test_manage import command
+from tests.support.credentials import kid_of
 from tests.support.plant import Client, Http, Plant, moment, running
 from tests.support.processes import wait_for
 from tests.support.stack import AUDIENCE
@@ -76,11 +77,6 @@ def act(plant: Plant, action: str, **arguments: Any) -> Any:
 def rotate(plant: Plant, overlap_seconds: int) -> str:
     """The id of the next signing key."""
     return str(act(plant, "rotate_signing_key", overlap_seconds=overlap_seconds)["id"])
-
-
-def kid_of(token: str) -> str:
-    """The key that a token was signed with."""
-    return str(jwt.get_unverified_header(token)["kid"])
 
 
 # -- clients of the shelf --------------------------------------------------------------------------

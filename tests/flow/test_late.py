@@ -17,7 +17,7 @@ def test_the_indices_are_exact_however_old_the_times_are(tmp_path: Path) -> None
     """200,000 stored values; ten million where ROUNDS is 20."""
     with running(tmp_path) as plant:
         points = ten_points(plant, socket_of(plant.data_dir))[:4]
-        past = fill(plant, points, max(200_000, 500_000 * rounds(1) if rounds(0) else 0))
+        past = fill(plant, points, 500_000 * rounds(0) or 200_000)
         chosen, count = seed(), 40 * rounds(1)
         for spread in (False, True):
             before = plant.metric("store_questions_total")

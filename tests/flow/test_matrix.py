@@ -11,19 +11,9 @@ from typing import Any
 import pytest
 
 from schemas.samples import Kind
-from tests.support import matrix
-from tests.support.matrix import (
-    END_MS,
-    READERS,
-    TENANT,
-    VALUES,
-    WRITERS,
-    Access,
-    Place,
-    Reader,
-    Sample,
-    Writer,
-)
+from tests.support.matrix import END_MS, TENANT, VALUES, Access, Place, Sample
+from tests.support.matrix_readers import READERS, WITHOUT_VALUES, Reader, reading_doors
+from tests.support.matrix_writers import WRITERS, Writer, writing_doors
 from tests.support.plant import running
 
 FAMILIES = (*Kind, None)
@@ -118,9 +108,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
 
 
 def test_every_door_that_takes_values_in_and_every_one_that_shows_them_is_in_the_matrix() -> None:
-    assert set(WRITERS) == matrix.writing_doors()
-    assert set(READERS) | matrix.WITHOUT_VALUES == matrix.reading_doors()
-    assert not set(READERS) & matrix.WITHOUT_VALUES
+    assert set(WRITERS) == writing_doors()
+    assert set(READERS) | WITHOUT_VALUES == reading_doors()
+    assert not set(READERS) & WITHOUT_VALUES
 
 
 def short(given: Any) -> str | None:

@@ -90,6 +90,11 @@ def refused(ask: Callable[[], object]) -> str:
     return error.value.message
 
 
+def kid_of(token: str) -> str:
+    """The key that a token says it was signed with."""
+    return str(jwt.get_unverified_header(token)["kid"])
+
+
 def claims_of(token: str) -> dict[str, Any]:
     """The claims of a token, its signature unchecked."""
     claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})

@@ -31,6 +31,7 @@ from tests.support.credentials import (
     SETTINGS,
     World,
     claims_of,
+    kid_of,
     refused,
 )
 
@@ -41,11 +42,6 @@ KEPT_MS = (TOKEN_SECONDS_MAX + 300) * 1000
 @pytest.fixture
 def world() -> World:
     return World()
-
-
-def kid_of(token: str) -> str:
-    """The key that a token says it was signed with."""
-    return str(jwt.get_unverified_header(token)["kid"])
 
 
 def published(world: World) -> list[str]:

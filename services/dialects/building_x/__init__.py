@@ -1,6 +1,8 @@
-"""Siemens Building X at the door: tokens, point values in, commands; the values of a point out.
+"""Siemens Building X at the door: tokens, point values in and out, commands, and the partitions,
+locations, devices and points that lead to them.
 
 https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
+https://developer.siemens.com/building-x-openness/api/building-operations/overview.html
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from services.dialects._contract import Dialect
 from services.dialects.building_x import commands, devices, locations, partitions, points
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import INGEST
-from services.dialects.building_x.jsonapi import PREFIXES
+from services.dialects.building_x.paths import PARTITIONS, PREFIXES
 from services.dialects.building_x.receipts import READ_RECEIPT
 from services.dialects.building_x.tokens import AUDIENCE, KEY_SET, TOKEN
 from services.dialects.building_x.values import READ_VALUES
@@ -18,7 +20,7 @@ __all__ = ["AUDIENCE", "DIALECT"]
 
 DIALECT = Dialect(
     name="building_x",
-    title="Siemens Building X: Point Value Ingest",
+    title="Siemens Building X",
     contract_url="https://developer.siemens.com/building-x-openness/api/"
     "point-value-ingest-api/quickstart.html",
     pushes=(INGEST,),
@@ -38,7 +40,7 @@ DIALECT = Dialect(
         *points.CALLS,
         *commands.CALLS,
     ),
-    prefixes=PREFIXES,
+    prefixes=tuple(prefix or PARTITIONS for prefix in PREFIXES),
     audience=AUDIENCE,
     refused=refused,
 )

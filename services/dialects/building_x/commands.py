@@ -17,9 +17,8 @@ from services.dialects._contract import Auth, Call, Inbound, Reply, described
 from services.dialects._ports import Actions, Lookup
 from services.dialects._times import text_of
 from services.dialects.building_x.errors import refused
-from services.dialects.building_x.ingest import VALUE_BYTES_MAX, own_point
+from services.dialects.building_x.ingest import VALUE_BYTES_MAX
 from services.dialects.building_x.jsonapi import (
-    PREFIXES,
     Draft,
     Links,
     Members,
@@ -27,10 +26,11 @@ from services.dialects.building_x.jsonapi import (
     resource,
     to_one,
 )
+from services.dialects.building_x.paths import POINT, below, own_point
 from services.dialects.building_x.texts import text_of_value, value_of, why_not_value
 from services.errors import Forbidden, Malformed, Unknown
 
-COMMANDS = "/partitions/{partitionId}/points/{pointId}/commands"
+COMMANDS = POINT + "/commands"
 ONE = COMMANDS + "/{commandId}"
 VALUE_POINTER = "/data/attributes/pointValue/value"
 
@@ -137,10 +137,6 @@ def _steps(point: Point) -> tuple[str, ...]:
     return "points", point.id, "commands"
 
 
-def _paths(path: str) -> tuple[str, ...]:
-    return tuple(prefix + path for prefix in PREFIXES)
-
-
 _READING = {
     401: "no token, or not a valid one",
     403: "another's partition",
@@ -148,7 +144,7 @@ _READING = {
 }
 FIND = Call(
     "GET",
-    _paths(COMMANDS),
+    below(COMMANDS),
     Auth.BEARER,
     find,
     refused,
@@ -160,7 +156,7 @@ FIND = Call(
 )
 FIND_ONE = Call(
     "GET",
-    _paths(ONE),
+    below(ONE),
     Auth.BEARER,
     find_by_id,
     refused,

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
 
-from schemas.catalogue import Device
+from schemas.catalogue import LOCATION_TYPES, Device
 from services.dialects._contract import Inbound, Reply
 from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x import lists, locations
@@ -23,6 +23,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     made_of,
     members,
     own_id,
@@ -40,8 +41,7 @@ from services.dialects.building_x.jsonapi import (
     to_one,
 )
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/devices"
@@ -57,6 +57,7 @@ INCLUDES = (
 
 _NAMES = {"model": "modelName", "serial": "serialNumber"}
 _ENDS = {"location": "hasLocation", "gateway": "hasGateway"}
+_TYPES = {"location": LOCATION_TYPES, "gateway": ("Device",)}
 
 
 class _Attributes(Struct, rename=_NAMES, forbid_unknown_fields=True):
@@ -231,8 +232,8 @@ async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
 
 def _given(data: Data[_Attributes, _Relationships]) -> Members:
     """What is given of a device, by control's names."""
-    ends = members(data.relationships)
-    return members(data.attributes) | {name: ends[name] for name in _ENDS if name in ends}
+    given = ends(data.relationships, _TYPES)
+    return members(data.attributes) | {name: given[name] for name in _ENDS if name in given}
 
 
 def _shown(device: Device, inbound: Inbound, lookup: Lookup) -> Draft:
@@ -248,15 +249,10 @@ def own_device(inbound: Inbound, lookup: Lookup) -> Device:
     return found
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated",
-}
-_LISTED = {f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN
-_PAGE, _MISSING = (
-    "a page of devices; links.next leads to the following one",
-    ("unknown partition or device"),
-)
+_SHOWN = lists.shown(INCLUDES)
+_LISTED = lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN
+_PAGE = "a page of devices; links.next leads to the following one"
+_MISSING = "unknown partition or device"
 READS = (
     read(PATH, find, "The devices, in the order of their creation", _PAGE, parameters=_LISTED),
     read(ONE, find_by_id, "A device", "the device", missing=_MISSING, parameters=_SHOWN),

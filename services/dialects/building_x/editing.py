@@ -13,14 +13,14 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
-from msgspec.structs import asdict
+from msgspec.structs import asdict, fields
 
 from schemas.catalogue import CONFIGURE
 from services.dialects import _json
 from services.dialects._contract import Auth, Call, Inbound, Reply, described
-from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import check_media_type
-from services.dialects.building_x.jsonapi import PREFIXES, Draft, Members
+from services.dialects.building_x.errors import JSON_API, check_media_type, refused
+from services.dialects.building_x.jsonapi import Draft, Members
+from services.dialects.building_x.paths import below
 from services.errors import Conflicting, Forbidden, Malformed, Refused
 
 A = TypeVar("A", bound=Struct)
@@ -36,7 +36,7 @@ class Identifier(Struct):
     """A resource identifier object."""
 
     id: str
-    type: str = ""
+    type: str | UnsetType = UNSET
 
 
 class ToOne(Struct):
@@ -72,6 +72,18 @@ def members(given: Struct | UnsetType) -> Members:
         return {}
     named = {name: value for name, value in asdict(given).items() if value is not UNSET}
     return {name: _plain(value) for name, value in named.items()}
+
+
+def ends(given: Struct | UnsetType, types: Mapping[str, Collection[str]]) -> Members:
+    """The ids that relationships lead to, by control's names; `types` says of which types they
+    are. Raises Conflicting for another one.
+    """
+    for each in () if isinstance(given, UnsetType) else fields(given):
+        end = getattr(given, each.name)
+        if isinstance(end, ToOne) and end.data and end.data.type not in (UNSET, *types[each.name]):
+            where = f"{RELATIONSHIPS}/{each.encode_name}/data/type"
+            raise Conflicting(f"one of {', '.join(types[each.name])}", where=where)
+    return members(given)
 
 
 def _plain(value: Any) -> Any:
@@ -155,5 +167,4 @@ def call(
         del said[400], said[415]
     body = None if example is None else {"data": example}
     docs = described(summary, said, media_type=JSON_API, example=body)
-    paths = tuple(prefix + path for prefix in PREFIXES)
-    return Call(method, paths, Auth.BEARER, handle, refused, scope, docs=docs)
+    return Call(method, below(path), Auth.BEARER, handle, refused, scope, docs=docs)

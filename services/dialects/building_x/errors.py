@@ -12,9 +12,10 @@ from typing import Any
 
 from services.dialects import _json
 from services.dialects._contract import Reply, retry_after, status_of
-from services.errors import Malformed, PipelineError, Unauthorized
+from services.errors import Malformed, PipelineError, Unauthorized, Unsupported
 
 JSON_API = "application/vnd.api+json"
+_MEDIA_TYPES = frozenset({JSON_API, "application/json"})
 
 _AUTH0 = {
     400: "invalid_request",
@@ -23,6 +24,14 @@ _AUTH0 = {
     429: "too_many_requests",
     503: "temporarily_unavailable",
 }
+
+
+def check_media_type(content_type: str) -> None:
+    """Raises Unsupported unless a body of this type is JSON."""
+    if content_type in _MEDIA_TYPES:
+        return
+    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
+        raise Unsupported(f"send {JSON_API} or application/json")
 
 
 def refused(error: PipelineError, now_ms: int) -> Reply:

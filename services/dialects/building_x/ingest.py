@@ -17,26 +17,22 @@ from msgspec import Meta, Struct
 from msgspec.json import Decoder
 
 from schemas.blocks import Block, bytes_of
-from schemas.catalogue import Point
 from schemas.samples import NO_QUALITY, Conflict, Kind, Verdict
 from services.dialects import _json
 from services.dialects._contract import Answer, Auth, Inbound, Intake, Push, Reply, described
 from services.dialects._ports import Lookup
 from services.dialects._times import all_ms_of, why_not
-from services.dialects.building_x.errors import JSON_API, errors, refused
+from services.dialects.building_x.errors import JSON_API, check_media_type, errors, refused
+from services.dialects.building_x.paths import PARTITION, VALUES, below, own_point, prefix_of
 from services.dialects.building_x.texts import columns, why_not_value
-from services.errors import Forbidden, Malformed, Unknown, Unsupported
+from services.errors import Forbidden, Malformed
 
-PREFIXES = ("/ingest", "/operations", "/api/openness/ingest", "/api/openness/operations")
-"""The vendor's hosts and ages differ in what stands before `/partitions`; all mean the same."""
-VALUES = "/partitions/{partitionId}/points/{pointId}/values"
-RECEIPT = "/partitions/{partitionId}/receipts/{receiptId}"
+RECEIPT = PARTITION + "/receipts/{receiptId}"
 VALUES_MAX = 100
 VALUE_BYTES_MAX = 4096
 BODY_BYTES_MAX = 1024 * 1024
 
 _NOTHING_DROPPED = Reply(204, media_type=JSON_API)
-_MEDIA_TYPES = frozenset({JSON_API, "application/json"})
 _OVERWRITE = {"true": True, "false": False}
 
 
@@ -58,37 +54,12 @@ class _Body(Struct, gc=False):
 _DECODER = Decoder(_Body)
 
 
-def check_partition(inbound: Inbound, lookup: Lookup) -> None:
-    """Raises Forbidden for a partition of somebody else, Unknown for one that does not exist."""
-    partition = inbound.path["partitionId"]
-    owner = lookup.tenant_of(partition)
-    if owner is None:
-        raise Unknown(f"there is no partition {partition[:100]}")
-    if owner != inbound.caller.tenant:
-        raise Forbidden("the token is not for this partition")
-
-
-def own_point(inbound: Inbound, lookup: Lookup) -> Point:
-    """The point that the path names.
-
-    Raises Forbidden for a partition of somebody else, Unknown for a partition or a point that does
-    not exist.
-    """
-    check_partition(inbound, lookup)
-    point = lookup.point(inbound.caller.tenant, inbound.path["pointId"])
-    if point is None:
-        raise Unknown(f"there is no point {inbound.path['pointId'][:100]} in this partition")
-    return point
-
-
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     """The request as one block of the point's series, rows in the request's order."""
     point = own_point(inbound, lookup)
     if not point.ingestable:
         raise Forbidden("the point does not take values in")
-    content_type = inbound.headers.get("content-type", "")
-    if content_type not in _MEDIA_TYPES:
-        check_media_type(content_type)
+    check_media_type(inbound.headers.get("content-type", ""))
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
     data = _json.read(_DECODER, inbound.body).data
 
@@ -148,9 +119,9 @@ def promised(inbound: Inbound, receipt: str) -> Reply:
     """202 with the place of the receipt, below the prefix that the request came by. There is no
     `meta` yet: that is what tells it from the 202 with dropped values.
     """
-    prefix, partition = inbound.route.partition("/partitions/")[0], inbound.path["partitionId"]
-    place = RECEIPT.format(partitionId=quote(partition, safe=""), receiptId=receipt)
-    headers = (("Preference-Applied", "respond-async"), ("Location", prefix + place))
+    partition = quote(inbound.path["partitionId"], safe="")
+    place = prefix_of(inbound) + RECEIPT.format(partitionId=partition, receiptId=receipt)
+    headers = (("Preference-Applied", "respond-async"), ("Location", place))
     return Reply(202, _json.write({"data": receipt_data(receipt, "pending")}), JSON_API, headers)
 
 
@@ -189,12 +160,6 @@ def _overwrites(inbound: Inbound) -> bool:
     return overwrite
 
 
-def check_media_type(content_type: str) -> None:
-    """Raises Unsupported unless it is one of the two of JSON."""
-    if content_type.partition(";")[0].strip().lower() not in _MEDIA_TYPES:
-        raise Unsupported(f"send {JSON_API} or application/json")
-
-
 def _check_bytes(texts: Sequence[str]) -> None:
     for row, text in enumerate(texts):
         if len(text.encode()) > VALUE_BYTES_MAX:
@@ -219,7 +184,7 @@ def _bad_value(kind: Kind, texts: Sequence[str]) -> Malformed:
 
 INGEST = Push(
     "POST",
-    tuple(prefix + VALUES for prefix in PREFIXES),
+    below(VALUES),
     Auth.BEARER,
     decode,
     accepted,

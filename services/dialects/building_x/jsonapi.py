@@ -19,15 +19,9 @@ from services.dialects._contract import Auth, Inbound, Page, Question, Read, Rep
 from services.dialects._ports import Lookup
 from services.dialects._times import text_of
 from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import PREFIXES as VALUE_PREFIXES
 from services.dialects.building_x.lists import CURSOR
+from services.dialects.building_x.paths import PARTITIONS, below, prefix_of
 from services.dialects.building_x.texts import text_of_value
-
-PREFIXES = (*VALUE_PREFIXES, "/structure", "/api/openness/structure")
-"""Where the reading side is: at all places where values are taken in, and at the vendor's for
-structure.
-"""
-PARTITIONS = "/partitions"
 
 Members = dict[str, Any]
 
@@ -45,7 +39,7 @@ class Links:
     """
 
     def __init__(self, inbound: Inbound) -> None:
-        prefix = inbound.route.partition(PARTITIONS)[0] if inbound.base else ""
+        prefix = prefix_of(inbound) if inbound.base else ""
         self._root = inbound.base + prefix + PARTITIONS
         self._partition = inbound.path.get("partitionId", "")
 
@@ -119,7 +113,7 @@ class Draft:
     def include(self, resources: Iterable[Members]) -> None:
         """Add resources beside the primary ones, each once."""
         for each in resources:
-            self.included.setdefault((each["type"], each["id"]), each)
+            self.included.setdefault(_name(each), each)
 
     def reply(self, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> Reply:
         """The document as it is."""
@@ -128,8 +122,15 @@ class Draft:
             document["links"] = self.links
         document["data"] = self.data
         if self.included:
-            document["included"] = list(self.included.values())
+            # What is among the primary ones is not there a second time.
+            primary = {*map(_name, self.data if isinstance(self.data, list) else [self.data])}
+            rest = [each for name, each in self.included.items() if name not in primary]
+            document |= {"included": rest} if rest else {}
         return Reply(status, _json.write(document), JSON_API, tuple(headers))
+
+
+def _name(of: Members) -> tuple[str, str]:
+    return of["type"], of["id"]
 
 
 def render(inbound: Inbound, question: Question, page: Page) -> Reply:
@@ -175,7 +176,7 @@ def read(
     responses = dict(sorted({**_READ_RESPONSES, 200: answer, 404: missing}.items()))
     return Read(
         "GET",
-        tuple(prefix + path for prefix in PREFIXES),
+        below(path),
         Auth.BEARER,
         parse,
         render,

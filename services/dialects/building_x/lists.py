@@ -77,6 +77,17 @@ def filtered(
     return (each for each in things if all(of(each) == text for of, text in asked))
 
 
+def by_filters(names: Iterable[str]) -> dict[str, str]:
+    """What the doors' docs say of `filtered`."""
+    return {f"filter[{name}]": "is equal" for name in names}
+
+
+def shown(paths: Iterable[str], more: str = "") -> dict[str, str]:
+    """What the doors' docs say of `Wanted`; `more` follows what is said of fields."""
+    fields = "which attributes and relationships are shown; comma-separated"
+    return {INCLUDE: ", ".join(paths), FIELDS: f"{fields}. {more}" if more else fields}
+
+
 def limit_of(query: Mapping[str, str]) -> int:
     """How many a page has. Raises Malformed."""
     text = query.get(LIMIT, str(PAGE_MAX))

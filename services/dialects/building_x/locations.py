@@ -25,6 +25,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     made_of,
     members,
     own_id,
@@ -41,8 +42,7 @@ from services.dialects.building_x.jsonapi import (
     to_one,
 )
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, own_partition
 from services.errors import Unknown
 
 PATH = PARTITION + "/locations"
@@ -194,8 +194,8 @@ def _given(data: Data[_Attributes, _Relationships]) -> Members:
     if (address := given.pop("postal_address", UNSET)) is not UNSET:
         # Null takes the whole address away.
         given |= members(address) if address else dict.fromkeys(ADDRESS.values(), "")
-    ends = members(data.relationships)
-    return given | ({"parent": ends["parent"]} if "parent" in ends else {})
+    above = ends(data.relationships, {"parent": LOCATION_TYPES})
+    return given | ({"parent": above["parent"]} if "parent" in above else {})
 
 
 def _shown(location: Location, inbound: Inbound, lookup: Lookup) -> Draft:
@@ -214,17 +214,14 @@ def own_location(inbound: Inbound, lookup: Lookup) -> Location:
     return found
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated",
-}
+_SHOWN = lists.shown(INCLUDES)
 READS = (
     read(
         PATH,
         find,
         "The locations, in the order of their creation",
         "a page of locations; links.next leads to the following one",
-        parameters={f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN,
+        parameters=lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN,
     ),
     read(
         ONE,

@@ -5,28 +5,10 @@ from __future__ import annotations
 from schemas.catalogue import Tenant
 from services.dialects._contract import Inbound
 from services.dialects._ports import Lookup
-from services.dialects.building_x.ingest import check_partition
-from services.dialects.building_x.jsonapi import (
-    PARTITIONS,
-    Draft,
-    Links,
-    Members,
-    read,
-    related,
-    resource,
-)
+from services.dialects.building_x.jsonapi import Draft, Links, Members, read, related, resource
 from services.dialects.building_x.lists import Wanted
+from services.dialects.building_x.paths import PARTITION, PARTITIONS, own_partition
 from services.errors import Unknown
-
-ONE = PARTITIONS + "/{partitionId}"
-
-
-def own_partition(inbound: Inbound, lookup: Lookup) -> str:
-    """The tenant whose partition the path names: the caller's. Raises Forbidden for a partition of
-    somebody else, Unknown for one that does not exist.
-    """
-    check_partition(inbound, lookup)
-    return inbound.caller.tenant
 
 
 def of(tenant: Tenant, links: Links, wanted: Wanted) -> Members:
@@ -63,5 +45,5 @@ def _tenant(inbound: Inbound, lookup: Lookup) -> Tenant:
 
 READS = (
     read(PARTITIONS, find, "The partition of the credential", "a list of one"),
-    read(ONE, find_by_id, "A partition", "the partition"),
+    read(PARTITION, find_by_id, "A partition", "the partition"),
 )

@@ -27,6 +27,7 @@ from services.dialects.building_x.editing import (
     call,
     created,
     data_of,
+    ends,
     for_good,
     made_of,
     members,
@@ -34,15 +35,12 @@ from services.dialects.building_x.editing import (
     pointed,
     same,
 )
-from services.dialects.building_x.ingest import own_point
 from services.dialects.building_x.jsonapi import Draft, Links, Members, read, resource, to_one
 from services.dialects.building_x.lists import Wanted
-from services.dialects.building_x.partitions import ONE as PARTITION
-from services.dialects.building_x.partitions import own_partition
+from services.dialects.building_x.paths import PARTITION, POINT, own_partition, own_point
 from services.errors import Forbidden, Malformed
 
 PATH = PARTITION + "/points"
-ONE = PATH + "/{pointId}"
 OF_DEVICE = devices.ONE + "/points"
 INCLUDES = ("hasDevice",)
 VALUE = "pointValue"
@@ -51,6 +49,7 @@ YES = "m:"
 
 _VALUE_ALONE = frozenset({VALUE})
 _TYPES = {Kind.DOUBLE: "number", Kind.LONG: "number", Kind.BOOL: "boolean"}
+_ENDS = {"has_device": ("Device",)}
 _KINDS = {"number": Kind.DOUBLE, "boolean": Kind.BOOL, "string": Kind.STRING}
 
 
@@ -213,7 +212,7 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     kind = _KINDS.get(given.pop("data_type", ""))
     if kind is None:
         raise Malformed(f"one of {', '.join(_KINDS)}", where=f"{ATTRIBUTES}/dataType")
-    device = str(members(data.relationships).get("has_device", ""))
+    device = str(ends(data.relationships, _ENDS).get("has_device", ""))
     if "deviceId" in inbound.path:
         device = own_device(inbound, lookup).id
     if not device:
@@ -238,9 +237,9 @@ async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
         return await command(inbound, point, actions, data.attributes.point_value)
     if CONFIGURE not in inbound.caller.scopes:
         raise Forbidden(f"the credential may not {CONFIGURE}")
-    given, ends = _given(data), members(data.relationships)
+    given, related = _given(data), ends(data.relationships, _ENDS)
     for_good("dataType", given.pop("data_type", UNSET), type_of(point), ATTRIBUTES)
-    for_good("hasDevice", ends.get("has_device", UNSET), point.device, RELATIONSHIPS)
+    for_good("hasDevice", related.get("has_device", UNSET), point.device, RELATIONSHIPS)
     with pointed(_POINTERS):
         control = actions.control(inbound.caller)
         changed = await control.change_point(point.tenant, point.id, **given)
@@ -273,17 +272,13 @@ def _rank(point: Point) -> lists.Rank:
     return point.created_ms, point.key
 
 
-_SHOWN = {
-    lists.INCLUDE: ", ".join(INCLUDES),
-    lists.FIELDS: "which attributes and relationships are shown; comma-separated. "
-    f"field[Point]={VALUE} adds the latest value to the others",
-}
-_LISTED = {f"filter[{name}]": "is equal" for name in _FILTERS} | lists.PAGING | _SHOWN
+_SHOWN = lists.shown(INCLUDES, f"field[Point]={VALUE} adds the latest value to the others")
+_LISTED = lists.by_filters(_FILTERS) | lists.PAGING | _SHOWN
 _PAGE = "a page of points; links.next leads to the following one"
 READS = (
     read(PATH, find, "The points, device by device", _PAGE, parameters=_LISTED),
     read(
-        ONE,
+        POINT,
         find_by_id,
         "A point",
         "the point",
@@ -316,7 +311,7 @@ CALLS = (
     call("POST", OF_DEVICE, create, "Declare a point of a device", _CREATED, example=_NEW),
     call(
         "PATCH",
-        ONE,
+        POINT,
         change,
         "Change what is given of a point",
         {200: "the point", 409: "another type or id than the path's, or the key is taken"},
@@ -326,7 +321,7 @@ CALLS = (
     ),
     call(
         "DELETE",
-        ONE,
+        POINT,
         delete,
         "Delete a point with what is tied to it",
         {204: "it is gone; what was stored stays"},

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.catalogue import INGEST
 from schemas.samples import Conflict
 from services.dialects import _json
 from services.dialects._contract import Auth, Call, Inbound, Reply, described
 from services.dialects._ports import Actions, Lookup
 from services.dialects.building_x.errors import JSON_API, error_objects, refused
-from services.dialects.building_x.ingest import (
-    PREFIXES,
-    RECEIPT,
-    check_partition,
-    dropped_of,
-    faults_of,
-    receipt_data,
-)
+from services.dialects.building_x.ingest import RECEIPT, dropped_of, faults_of, receipt_data
+from services.dialects.building_x.paths import below, own_partition
 from services.errors import Malformed
 
 _PENDING_SECONDS = "1"
@@ -31,7 +26,7 @@ async def read_receipt(inbound: Inbound, lookup: Lookup, actions: Actions) -> Re
 
     Raises Unknown for a receipt that is not of this partition, or not kept any more.
     """
-    check_partition(inbound, lookup)
+    own_partition(inbound, lookup)
     receipt = inbound.path["receiptId"]
     promise = await actions.promise(inbound.caller, receipt)
     if promise.verdicts is None:
@@ -50,11 +45,11 @@ async def read_receipt(inbound: Inbound, lookup: Lookup, actions: Actions) -> Re
 
 READ_RECEIPT = Call(
     "GET",
-    tuple(prefix + RECEIPT for prefix in PREFIXES),
+    below(RECEIPT),
     Auth.BEARER,
     read_receipt,
     refused,
-    scope="ingest",
+    INGEST,
     docs=described(
         "What became of values that were added with Prefer: respond-async",
         {

@@ -15,9 +15,9 @@ from services.dialects._contract import Auth, Inbound, Page, Question, Read, Rep
 from services.dialects._ports import Lookup
 from services.dialects._times import bound_ms_of, text_of
 from services.dialects.building_x.errors import JSON_API, refused
-from services.dialects.building_x.ingest import VALUES, own_point
-from services.dialects.building_x.jsonapi import PREFIXES, Links
-from services.dialects.building_x.lists import CURSOR, LIMIT, PAGE_MAX, limit_of
+from services.dialects.building_x.jsonapi import Links
+from services.dialects.building_x.lists import CURSOR, PAGING, limit_of
+from services.dialects.building_x.paths import VALUES, below, own_point
 from services.dialects.building_x.texts import text_of_value
 from services.errors import Malformed
 
@@ -96,7 +96,7 @@ def _cursor(query: Mapping[str, str]) -> int:
 
 READ_VALUES = Read(
     "GET",
-    tuple(prefix + VALUES for prefix in PREFIXES),
+    below(VALUES),
     Auth.BEARER,
     parse,
     render,
@@ -109,12 +109,12 @@ READ_VALUES = Read(
             401: "no token, or not a valid one",
             403: "another's partition",
             404: "unknown partition or point",
+            503: "try again later",
         },
         parameters={
             FROM: "RFC 3339, inclusive, required",
             TO: "RFC 3339, exclusive; default now",
-            LIMIT: f"1 to {PAGE_MAX} (default; a higher one counts as that)",
-            CURSOR: "from links.next",
-        },
+        }
+        | PAGING,
     ),
 )

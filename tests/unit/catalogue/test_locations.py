@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from schemas.catalogue import Device, Location
+from services.catalogue import Caller
 from services.catalogue._locations import DEPTH_MAX
 from services.catalogue.remote import listing
 from services.errors import Conflicting, Malformed, Refused, Unknown
@@ -147,8 +148,6 @@ def test_a_device_is_somewhere_and_behind_something_that_is_there(tmp_path: Path
 
 def test_somebody_of_one_tenant_makes_no_location_in_another(tmp_path: Path) -> None:
     async def body(it: Office) -> None:
-        from services.catalogue import Caller
-
         editor = it.control.by(Caller("anna", "http", "acme"))
         with pytest.raises(Refused):
             await editor.add_location("globex", "x")

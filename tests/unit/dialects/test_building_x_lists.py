@@ -19,7 +19,7 @@ from schemas.samples import Kind
 from services.catalogue import View, new_point
 from services.dialects import Inbound, Page, Read
 from services.dialects.building_x import DIALECT, lists
-from services.dialects.building_x.jsonapi import PREFIXES
+from services.dialects.building_x.paths import PREFIXES
 from services.errors import Malformed
 from tests.support.catalogue import a_view
 from tests.support.examples import examples
@@ -160,6 +160,21 @@ def test_what_is_not_there_any_more_counts_as_none() -> None:
     assert shown["hasLocation"] == shown["hasGateway"] == {"data": None}
     shown = read("/locations/{locationId}", view, locationId="l")["data"]["relationships"]
     assert shown["isPartOf"] == {"data": None}
+
+
+def test_what_is_on_the_page_is_not_included_a_second_time() -> None:
+    view = a_view(
+        TENANT,
+        Location("house", tenant="acme", label="x", created_ms=1),
+        *(Location(id, tenant="acme", label=id, parent="house", created_ms=2) for id in "ab"),
+    )
+    query = {"include": "isPartOf"}
+    assert "included" not in read("/locations", view, query)
+    first = read("/locations", view, query | {"page[limit]": "1"})
+    following = dict(parse_qsl(urlsplit(first["links"]["next"]).query))
+    second = read("/locations", view, following | {"page[limit]": "5"})
+    assert [each["id"] for each in second["data"]] == ["a", "b"]
+    assert [each["id"] for each in second["included"]] == ["house"]
 
 
 def test_no_fields_are_no_fields() -> None:
