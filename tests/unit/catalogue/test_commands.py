@@ -15,7 +15,7 @@ from schemas.commands import Command, State
 from schemas.envelope import Envelope, Letter
 from schemas.samples import Kind, Value
 from schemas.topics import COMMANDS_CHANGED
-from services.catalogue import Caller, Control, View, commands
+from services.catalogue import Caller, View, commands
 from services.catalogue.commands import (
     LANE_COMMANDS_MAX,
     LANE_OPEN_MAX,
@@ -26,7 +26,7 @@ from services.catalogue.commands import (
 from services.domain.commands import DELIVERY_MS
 from services.errors import Forbidden, Malformed, OverQuota, Refused, Taken, Unavailable, Unknown
 from tests.support.builders import NOW_MS, a_command
-from tests.support.catalogue import SECRET, Office, audits, offices
+from tests.support.catalogue import Office, a_control, audits, offices
 
 CLIENT = Caller("client-1", "http", "acme", frozenset({"ingest", "read"}))
 EXPIRE_MS = 600_000
@@ -165,7 +165,7 @@ def test_too_many_that_wait_for_a_device_are_refused_until_some_are_through(
     tmp_path: Path,
 ) -> None:
     async def body(it: Office, point: Point) -> None:
-        control = Control(it.log, it.view, it.clock, SECRET, device_commands_max=2)
+        control = a_control(it.log, it.view, it.clock, device_commands_max=2)
 
         async def one() -> Command:
             made: Command = await control.command_point("acme", point.id, 1.0, kind=Kind.DOUBLE)
