@@ -49,6 +49,11 @@ def run(folder: Path, body: Callable[..., Awaitable[Any]], count: int = 1) -> No
     asyncio.run(opened())
 
 
+def test_a_view_has_the_commands_that_it_is_given() -> None:
+    given = Commands(kept_ms=1)
+    assert View(commands=given).commands is given
+
+
 async def commanded(it: Office, point: Point, value: Value = 21.5) -> Command:
     """A command of the client's."""
     return await it.control.by(CLIENT).command_point("acme", point.id, value, kind=Kind.DOUBLE)
