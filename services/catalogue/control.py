@@ -54,6 +54,7 @@ class Control(Places, Locations, Credentials, Signing, People, Ties, Commanding)
         self._view, self._clock, self._secret = view, clock, secret
         self._log, self._commit_seconds = log, commit_seconds
         self._command_ms, self._device_commands_max = command_ms, device_commands_max
+        self._commands_under_way = []
 
     def by(self, caller: Caller) -> Self:
         """The actions, done for this caller."""
