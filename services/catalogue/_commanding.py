@@ -40,8 +40,8 @@ class Commanding(Part):
     ) -> Command:
         """Ask for a value, of a kind, to be written to a point; the command, queued.
 
-        Under an idempotency key that was used for this value and point before, it is the one that
-        was made then, for as long as it is held.
+        Under an idempotency key that the caller used for this value and point before, it is the one
+        that was made then, for as long as it is held.
 
         Raises Forbidden where the point is not writable, OverQuota where too many wait for the
         device, or with it in its lane.
@@ -53,7 +53,8 @@ class Commanding(Part):
         check(point.declared in (None, kind), "kind", "the point's type")
         commands, lane = self._view.commands, lane_of(point.series, self._log.lanes)
         check(len(idempotency_key) <= _KEY_CHARACTERS_MAX, "Idempotency-Key", "not so long")
-        command_id = _id_of(point, value, idempotency_key) or str(uuid4())
+        subject = self.caller.subject
+        command_id = _id_of(subject, point, value, idempotency_key) or str(uuid4())
         if (held := commands.one(command_id)) is not None:
             return rules.seen_at(held, now_ms)
         command = Command(
@@ -64,7 +65,7 @@ class Commanding(Part):
             series=point.series,
             kind=int(kind),
             value=value,
-            subject=self.caller.subject,
+            subject=subject,
             at_ms=now_ms,
             expires_ms=now_ms + self._command_ms,
             changed_ms=now_ms,
@@ -101,11 +102,11 @@ def _too_many(message: str = "too many commands wait already") -> OverQuota:
     return OverQuota(message, retry_after_ms=_AGAIN_MS)
 
 
-def _id_of(point: Point, value: Value, key: str) -> str:
+def _id_of(subject: str, point: Point, value: Value, key: str) -> str:
     """The id of the one command that a sender means by this key; '' without one."""
     if not key:
         return ""
-    said = json.dumps([point.tenant, point.id, point.series, key, value])
+    said = json.dumps([subject, point.tenant, point.id, point.series, key, value])
     return str(uuid5(_IDS, said))
 
 

@@ -287,6 +287,21 @@ def test_a_repetition_under_its_key_is_the_same_command_in_every_process(tmp_pat
     run(tmp_path, body, count=2)
 
 
+def test_a_key_is_its_clients_own(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        made = [
+            await it.control.by(replace(CLIENT, subject=name)).command_point(
+                "acme", point.id, 5.0, kind=Kind.DOUBLE, idempotency_key="1"
+            )
+            for name in ("client-1", "client-2", "client-1")
+        ]
+        assert [each.subject for each in made] == ["client-1", "client-2", "client-1"]
+        assert made[0] == made[2]
+        assert it.view.commands_of(point, it.clock.now_ms()) == [made[1], made[0]]
+
+    run(tmp_path, body)
+
+
 def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
     async def body(one: Office, other: Office, point: Point) -> None:
         made, late = await commanded(one, point), await commanded(one, point)
