@@ -44,12 +44,13 @@ _SECONDS_MAX = 10
 
 
 class _Lane:
-    """One lane's commands by id, in the order in which they were asked for. `now_ms` is the newest
-    moment that one of its records tells.
+    """One lane's commands by id, in the order in which they were asked for, and for each the
+    offsets of the records that counted. `now_ms` is the newest moment that a record tells.
     """
 
     def __init__(self) -> None:
         self.commands: dict[str, Command] = {}
+        self.counted: dict[str, tuple[int, ...]] = {}
         self.next_offset = 0
         self.now_ms = 0
 
@@ -88,6 +89,7 @@ class Commands:
         if now is None or now is held or (held is None and not self._room(held_lane, now)):
             return
         held_lane.commands[now.id] = now
+        held_lane.counted[now.id] = (*held_lane.counted.get(now.id, ()), offset)
         if held is None:
             self._lane_of_command[command.id] = lane
             of_series = self._of_series.setdefault(command.series, {})
@@ -116,7 +118,7 @@ class Commands:
         settled = (id for id in ids if not rules.pending(commands[id], now_ms))
         delivered = (id for id in ids if not rules.waiting(commands[id], now_ms))
         gone = commands[next(chain(settled, delivered))]
-        del commands[gone.id], self._lane_of_command[gone.id]
+        del commands[gone.id], lane.counted[gone.id], self._lane_of_command[gone.id]
         _remove(self._of_series, gone.series, gone.id)
         _remove(self._of_device, (gone.tenant, gone.device), gone.id)
 
@@ -218,6 +220,10 @@ class Commands:
         """The command with this id, as its records say."""
         return self._held(id) if id in self._lane_of_command else None
 
+    def counted(self, id: str, offset: int) -> bool:
+        """Whether the record at `offset` of its lane changed the command, which is held."""
+        return offset in self._lanes[self._lane_of_command[id]].counted[id]
+
     def _held(self, id: str) -> Command:
         return self._lanes[self._lane_of_command[id]].commands[id]
 
@@ -225,15 +231,16 @@ class Commands:
         return command.at_ms > now_ms - self._kept_ms
 
 
-async def append(log: EventLog, commands: Commands, command: Command, *, seconds: float) -> None:
-    """Have a record of a command on the log, and in `commands`. Raises Unavailable: nobody
-    knows.
+async def append(log: EventLog, commands: Commands, command: Command, *, seconds: float) -> int:
+    """Have a record of a command on the log, and in `commands`; its offset. Raises Unavailable:
+    nobody knows.
     """
     lane = lane_of(command.series, log.lanes)
     try:
         async with asyncio.timeout(seconds):
             [offset] = await log.append([(COMMANDS_CHANGED, lane, Envelope(command))])
             await commands.caught_up(lane, offset)
+            return offset
     except TimeoutError:
         raise Unavailable("the command is not on the log yet; look at the point's") from None
 
@@ -245,7 +252,7 @@ async def advance(
     may, whoever delivers.
 
     Raises Unknown, Refused where it is in no state for that, Taken where another process was there
-    first, Unavailable.
+    first, Unavailable where nobody knows.
     """
     if (held := commands.one(id)) is None:
         raise Unknown(f"no command {id!r}", where="id")
@@ -253,9 +260,10 @@ async def advance(
     if rules.step(held, asked) == held:
         is_ = rules.seen_at(held, now_ms).state
         raise Refused(f"the command is {is_}: it cannot become {state}", where="id")
-    await append(log, commands, asked, seconds=seconds)
-    now = commands.one(id)
-    if now is None or (now.state, now.changed_ms) != (asked.state, asked.changed_ms):
+    offset = await append(log, commands, asked, seconds=seconds)
+    if (now := commands.one(id)) is None:
+        raise Unavailable("so many came behind the command that it is not held any more")
+    if not commands.counted(id, offset):
         raise Taken(f"another one has told of the command {id!r} before", where="id")
     return now
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -331,8 +331,9 @@ def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
     run(tmp_path, body, count=2)
 
 
-def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path) -> None:
-    """Both look before either has written."""
+@pytest.mark.parametrize("later_ms", [0, 1])
+def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path, later_ms: int) -> None:
+    """Both look before either has written, and may write of the same millisecond."""
 
     async def body(one: Office, other: Office, point: Point) -> None:
         made = await commanded(one, point)
@@ -343,12 +344,35 @@ def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path) -> None:
         first = await advance(one.log, one.view.commands, made.id, State.DELIVERED, made.at_ms + 1)
         task = asyncio.create_task(behind.follow(one.log, following))
         with pytest.raises(Taken):
-            await advance(one.log, behind, made.id, State.DELIVERED, made.at_ms + 2)
+            await advance(one.log, behind, made.id, State.DELIVERED, made.at_ms + 1 + later_ms)
         assert behind.one(made.id) == first
         following.set()
         await task
 
     run(tmp_path, body, count=2)
+
+
+class _Confirmed:
+    """A log behind whose records of a delivery lies a confirmation when they are told of."""
+
+    def __init__(self, it: Office) -> None:
+        self.lanes, self._it = it.log.lanes, it
+
+    async def append(self, out: Any) -> list[int]:
+        [(topic, lane, envelope)] = out
+        confirmed = Envelope(replace(envelope.record, state=State.CONFIRMED))
+        offsets = await self._it.log.append([*out, (topic, lane, confirmed)])
+        await self._it.view.commands.caught_up(lane, offsets[-1])
+        return offsets[:1]
+
+
+def test_who_told_of_a_delivery_hears_so_when_it_is_confirmed_at_once(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        made, log = await commanded(it, point), cast(Any, _Confirmed(it))
+        now = await advance(log, it.view.commands, made.id, State.DELIVERED, made.at_ms + 1)
+        assert now.state == "confirmed"
+
+    run(tmp_path, body)
 
 
 def test_a_command_that_the_log_does_not_take_in_time_is_answered_as_unknown(
