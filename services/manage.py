@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,14 @@ async def _act_here(chosen: Settings, action: str, arguments: dict[str, Any]) ->
         following = asyncio.create_task(view.follow(log, stop))
         try:
             await view.ready()
-            control = Control(log, view, SystemClock(), secret)
+            control = Control(
+                log,
+                view,
+                SystemClock(),
+                secret,
+                command_ms=chosen.command_seconds * 1000,
+                device_commands_max=chosen.device_commands_max,
+            )
             caller = Caller(f"uid {os.getuid()}", "command")
             return await remote.act(control.by(caller), view, action, arguments)
         finally:
@@ -209,6 +217,20 @@ def _points(group: Any) -> None:
             action=argparse.BooleanOptionalAction,
             help="whether an equal value does not count",
         )
+
+    def typed(given: argparse.Namespace) -> dict[str, Any]:
+        arguments = prepare(given)
+        if arguments["kind"] not in (Kind.STRING, Kind.JSON):
+            # What is no JSON stays a text, and is refused as one.
+            with suppress(ValueError):
+                arguments["value"] = json.loads(arguments["value"])
+        return arguments
+
+    command = _action(group, "command", "command_point", "Ask for a value of a point.", typed)
+    command.add_argument("tenant")
+    command.add_argument("id")
+    command.add_argument("value", help="as JSON has it; a text as it is")
+    command.add_argument("--kind", choices=[kind.name.lower() for kind in Kind], required=True)
     delete = _action(group, "delete", "delete_point", "Delete a point with what is tied to it.")
     delete.add_argument("tenant")
     delete.add_argument("id")

@@ -159,7 +159,7 @@ for _ending in ("gone", "slow", "credential", "stopped", "away", "refused"):
 # -- catalogue
 CATALOGUE_SKIPPED = Counter(
     "lineshaft_catalogue_skipped_total",
-    "Records of the catalogue that were passed over: undecodable, or a series that is taken",
+    "Records of the catalogue that were passed over: undecodable, a series that is taken, or (command) no command among the commands",
     ["reason"],
 )
 

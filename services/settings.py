@@ -303,7 +303,7 @@ class Settings:
         high=86_400,
     )
     device_commands_max: int = _setting(
-        100, "Commands that wait for one device; above it 429.", low=1, high=500
+        100, "Commands that wait for one device; above it 429.", low=1, high=100
     )
 
     # -- running

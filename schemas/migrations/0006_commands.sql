@@ -1,5 +1,6 @@
 -- Commands: values that shall be written to points, and how far that has come. Read it with FINAL: the row that remains is
--- the last state. That a command was not delivered in time is no record; `outcome` says it by the time of the query.
+-- the last state. That a command was not delivered in time is no record; `outcome` says it by the time of the query,
+-- five seconds after `expires` (DELIVERY_MS of services/domain/commands.py): an outcome on its way does not take it back.
 CREATE TABLE IF NOT EXISTS commands (
     at      DateTime64(3, 'UTC') COMMENT 'when it was asked for',
     tenant  LowCardinality(String),
@@ -14,7 +15,7 @@ CREATE TABLE IF NOT EXISTS commands (
     state   LowCardinality(String) COMMENT 'queued, delivered or confirmed',
     changed DateTime64(3, 'UTC') COMMENT 'since when it is in this state',
     version UInt64 COMMENT 'the furthest state wins, of two records of one the first',
-    outcome String ALIAS if(state = 'queued' AND expires <= now64(3), 'expired', state) COMMENT 'the state, or expired; not part of SELECT *'
+    outcome String ALIAS if(state = 'queued' AND expires + INTERVAL 5 SECOND <= now64(3), 'expired', state) COMMENT 'the state, or expired; not part of SELECT *'
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (tenant, series, at, command)

@@ -40,11 +40,11 @@ class Commanding(Part):
     ) -> Command:
         """Ask for a value, of a kind, to be written to a point; the command, queued.
 
-        Under an idempotency key that was used for this value and point before, it is the one that
-        was made then, for as long as it is held.
+        Under an idempotency key that the caller used for this value and point before, it is the one
+        that was made then, for as long as it is held.
 
         Raises Forbidden where the point is not writable, OverQuota where too many wait for the
-        device.
+        device, or with it in its lane.
         """
         point, now_ms = self._point(tenant, id), self._clock.now_ms()
         if not point.writable:
@@ -53,16 +53,10 @@ class Commanding(Part):
         check(point.declared in (None, kind), "kind", "the point's type")
         commands, lane = self._view.commands, lane_of(point.series, self._log.lanes)
         check(len(idempotency_key) <= _KEY_CHARACTERS_MAX, "Idempotency-Key", "not so long")
-        command_id = _id_of(point, value, idempotency_key) if idempotency_key else str(uuid4())
+        subject = self.caller.subject
+        command_id = _id_of(subject, point, value, idempotency_key) or str(uuid4())
         if (held := commands.one(command_id)) is not None:
             return rules.seen_at(held, now_ms)
-        waiting = commands.deliverable(tenant, point.device, now_ms)
-        most = self._device_commands_max
-        if len(waiting) >= most:
-            message = f"{most} commands wait for the device already"
-            raise OverQuota(message, retry_after_ms=_AGAIN_MS)
-        if commands.open(lane, now_ms) >= LANE_OPEN_MAX:
-            raise OverQuota("too many commands wait already", retry_after_ms=_AGAIN_MS)
         command = Command(
             command_id,
             tenant=tenant,
@@ -71,19 +65,48 @@ class Commanding(Part):
             series=point.series,
             kind=int(kind),
             value=value,
-            subject=self.caller.subject,
+            subject=subject,
             at_ms=now_ms,
             expires_ms=now_ms + self._command_ms,
             changed_ms=now_ms,
         )
-        await append(self._log, commands, command, seconds=self._commit_seconds)
-        # Another process may have taken the same in a moment before.
-        return commands.one(command_id) or command
+        self._check_quota(command, lane)
+        self._commands_under_way.append(command)
+        try:
+            await append(self._log, commands, command, seconds=self._commit_seconds)
+        finally:
+            self._commands_under_way.remove(command)
+        # Other processes may have filled the lane meanwhile, or taken the same in before.
+        if (made := commands.one(command_id)) is None:
+            raise _too_many()
+        return made
+
+    def _check_quota(self, command: Command, lane: int) -> None:
+        """Those count too that are on their way onto the log. Raises OverQuota."""
+        commands, now_ms = self._view.commands, command.at_ms
+        coming = {
+            each.id: each for each in self._commands_under_way if commands.one(each.id) is None
+        }
+        place = (command.tenant, command.device)
+        waiting = len(commands.deliverable(*place, now_ms))
+        waiting += sum((each.tenant, each.device) == place for each in coming.values())
+        if waiting >= self._device_commands_max:
+            raise _too_many(f"{self._device_commands_max} commands wait for the device already")
+        lanes = self._log.lanes
+        of_lane = sum(lane_of(each.series, lanes) == lane for each in coming.values())
+        if commands.open(lane, now_ms) + of_lane >= LANE_OPEN_MAX:
+            raise _too_many()
 
 
-def _id_of(point: Point, value: Value, key: str) -> str:
-    """The id of the one command that a sender means by this key."""
-    said = json.dumps([point.tenant, point.id, point.series, key, value])
+def _too_many(message: str = "too many commands wait already") -> OverQuota:
+    return OverQuota(message, retry_after_ms=_AGAIN_MS)
+
+
+def _id_of(subject: str, point: Point, value: Value, key: str) -> str:
+    """The id of the one command that a sender means by this key; '' without one."""
+    if not key:
+        return ""
+    said = json.dumps([subject, point.tenant, point.id, point.series, key, value])
     return str(uuid5(_IDS, said))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from schemas.catalogue import VIEW, Device, Location, Point, Tenant, Thing
+from schemas.commands import Command
 from services.catalogue._changes import Changes
 from services.catalogue.audit import Caller, Journal
 from services.catalogue.view import View
@@ -26,6 +27,7 @@ class Part:
     _commit_seconds: float
     _command_ms: int
     _device_commands_max: int
+    _commands_under_way: list[Command]
 
     def _tenant(self, tenant: str) -> Tenant:
         if (found := self._view.tenant(tenant)) is None:

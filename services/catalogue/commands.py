@@ -3,7 +3,8 @@
 Every process holds the newest commands: a door that takes them in, one that shows them, and the one
 that has the device's connection and delivers them (`advance`). They meet in the log, none knows the
 others. What is held is bounded by what the lanes' own order says, never by a clock, so that all
-processes hold the same; what is older stays in the store's table.
+processes hold the same; what is older stays in the store's table. What waits is never forgotten:
+where nothing else is held, a further request is not taken.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TypeVar
 
 from schemas.commands import Command, State
 from schemas.envelope import Envelope, Logged
 from schemas.points import lane_of
 from schemas.topics import COMMANDS_CHANGED
+from services import metrics
+from services.clock import pause
 from services.domain import commands as rules
 from services.errors import Refused, Taken, Unavailable, Unknown
 from services.eventlog import EventLog
@@ -28,24 +32,25 @@ _log = logging.getLogger(__name__)
 K = TypeVar("K")
 
 POINT_COMMANDS_MAX = 100
-"""Newest commands of a point that are held."""
+"""Newest commands of a point that are held; a device's that may wait are no more than that."""
 LANE_COMMANDS_MAX = 2_000
 """Newest commands of a lane that are held."""
 LANE_OPEN_MAX = LANE_COMMANDS_MAX // 2
-"""Commands of a lane that may wait for delivery: far from what is held, so that none of them is
-ever forgotten.
+"""Commands of a lane that a process lets wait for delivery: far from what is held, so that what
+other processes take in at the same moment finds room.
 """
 _BATCH_WAIT_MS = 500
 _SECONDS_MAX = 10
 
 
 class _Lane:
-    """One lane's commands by id, in the order in which they were asked for. `now_ms` is the newest
-    moment that one of its records tells.
+    """One lane's commands by id, in the order in which they were asked for, and for each the
+    offsets of the records that counted. `now_ms` is the newest moment that a record tells.
     """
 
     def __init__(self) -> None:
         self.commands: dict[str, Command] = {}
+        self.counted: dict[str, tuple[int, ...]] = {}
         self.next_offset = 0
         self.now_ms = 0
 
@@ -68,14 +73,11 @@ class Commands:
         self._ends: Mapping[int, int] | None = None
         self._moved = asyncio.Event()
 
-    def __len__(self) -> int:
-        return len(self._lane_of_command)
-
     # -- the fold ----------------------------------------------------------------------------------
 
     def apply(self, lane: int, offset: int, command: Command) -> None:
-        """Take in the record at `offset` of a lane; one that was taken in already changes
-        nothing.
+        """Take in the record at `offset` of a lane; one that was taken in already changes nothing,
+        and so does a request for which there is no room.
         """
         held_lane = self._lanes[lane]
         if offset < held_lane.next_offset:
@@ -83,9 +85,11 @@ class Commands:
         held_lane.next_offset = offset + 1
         held_lane.now_ms = max(held_lane.now_ms, command.changed_ms)
         held = held_lane.commands.get(command.id)
-        if (now := rules.step(held, command)) is None:
+        now = rules.step(held, command)
+        if now is None or now is held or (held is None and not self._room(held_lane, now)):
             return
-        held_lane.commands[command.id] = now
+        held_lane.commands[now.id] = now
+        held_lane.counted[now.id] = (*held_lane.counted.get(now.id, ()), offset)
         if held is None:
             self._lane_of_command[command.id] = lane
             of_series = self._of_series.setdefault(command.series, {})
@@ -94,16 +98,27 @@ class Commands:
             self._forget(held_lane, of_series, POINT_COMMANDS_MAX)
             self._forget(held_lane, held_lane.commands, LANE_COMMANDS_MAX)
 
+    def _room(self, lane: _Lane, command: Command) -> bool:
+        """Whether a new command finds room beside those that wait."""
+
+        def room(ids: Collection[str], held_max: int) -> bool:
+            held = (lane.commands[id] for id in ids)
+            return len(ids) < held_max or not all(rules.waiting(it, lane.now_ms) for it in held)
+
+        of_series = self._of_series.get(command.series, {})
+        return room(of_series, POINT_COMMANDS_MAX) and room(lane.commands, LANE_COMMANDS_MAX)
+
     def _forget(self, lane: _Lane, ids: Collection[str], held_max: int) -> None:
-        """Let go of the oldest of these that nothing is expected of any more, where they are too
-        many; of the oldest, where something is expected of all.
+        """Let go of one of these where they are too many: of the oldest that nothing is expected of
+        any more, else of the oldest that was delivered (`_room` saw to it that there is one).
         """
         if len(ids) <= held_max:
             return
-        commands = lane.commands
-        settled = (id for id in ids if not rules.pending(commands[id], lane.now_ms))
-        gone = commands[next(settled, next(iter(ids)))]
-        del commands[gone.id], self._lane_of_command[gone.id]
+        commands, now_ms = lane.commands, lane.now_ms
+        settled = (id for id in ids if not rules.pending(commands[id], now_ms))
+        delivered = (id for id in ids if not rules.waiting(commands[id], now_ms))
+        gone = commands[next(chain(settled, delivered))]
+        del commands[gone.id], lane.counted[gone.id], self._lane_of_command[gone.id]
         _remove(self._of_series, gone.series, gone.id)
         _remove(self._of_device, (gone.tenant, gone.device), gone.id)
 
@@ -123,7 +138,7 @@ class Commands:
                 await self._read(log, stop)
             except Unavailable as error:
                 _log.warning("the commands cannot be followed: %s", error.message)
-                await _pause(stop, error.retry_after_ms)
+                await pause(stop, error.retry_after_ms)
 
     async def _read(self, log: EventLog, stop: asyncio.Event) -> None:
         start = {lane: held.next_offset for lane, held in self._lanes.items()}
@@ -140,6 +155,7 @@ class Commands:
             self.apply(lane, record.offset, envelope.record)
             return
         self.undecodable += 1
+        metrics.CATALOGUE_SKIPPED.labels("command").inc()
         self._pass(lane, record.offset + 1)
         _log.error("record %d in lane %d of the commands is none", record.offset, lane)
 
@@ -166,7 +182,7 @@ class Commands:
         for, too. Raises Unavailable.
         """
         if self._log is None:
-            return
+            raise Unavailable("the commands are not read yet")
         try:
             async with asyncio.timeout(_SECONDS_MAX):
                 spans = await self._log.spans(COMMANDS_CHANGED)
@@ -204,6 +220,10 @@ class Commands:
         """The command with this id, as its records say."""
         return self._held(id) if id in self._lane_of_command else None
 
+    def counted(self, id: str, offset: int) -> bool:
+        """Whether the record at `offset` of its lane changed the command, which is held."""
+        return offset in self._lanes[self._lane_of_command[id]].counted[id]
+
     def _held(self, id: str) -> Command:
         return self._lanes[self._lane_of_command[id]].commands[id]
 
@@ -211,15 +231,16 @@ class Commands:
         return command.at_ms > now_ms - self._kept_ms
 
 
-async def append(log: EventLog, commands: Commands, command: Command, *, seconds: float) -> None:
-    """Have a record of a command on the log, and in `commands`. Raises Unavailable: nobody
-    knows.
+async def append(log: EventLog, commands: Commands, command: Command, *, seconds: float) -> int:
+    """Have a record of a command on the log, and in `commands`; its offset. Raises Unavailable:
+    nobody knows.
     """
     lane = lane_of(command.series, log.lanes)
     try:
         async with asyncio.timeout(seconds):
             [offset] = await log.append([(COMMANDS_CHANGED, lane, Envelope(command))])
             await commands.caught_up(lane, offset)
+            return offset
     except TimeoutError:
         raise Unavailable("the command is not on the log yet; look at the point's") from None
 
@@ -231,7 +252,7 @@ async def advance(
     may, whoever delivers.
 
     Raises Unknown, Refused where it is in no state for that, Taken where another process was there
-    first, Unavailable.
+    first, Unavailable where nobody knows.
     """
     if (held := commands.one(id)) is None:
         raise Unknown(f"no command {id!r}", where="id")
@@ -239,9 +260,10 @@ async def advance(
     if rules.step(held, asked) == held:
         is_ = rules.seen_at(held, now_ms).state
         raise Refused(f"the command is {is_}: it cannot become {state}", where="id")
-    await append(log, commands, asked, seconds=seconds)
-    now = commands.one(id)
-    if now is None or (now.state, now.changed_ms) != (asked.state, asked.changed_ms):
+    offset = await append(log, commands, asked, seconds=seconds)
+    if (now := commands.one(id)) is None:
+        raise Unavailable("so many came behind the command that it is not held any more")
+    if not commands.counted(id, offset):
         raise Taken(f"another one has told of the command {id!r} before", where="id")
     return now
 
@@ -250,11 +272,3 @@ def _remove(index: dict[K, dict[str, None]], key: K, id: str) -> None:
     del index[key][id]
     if not index[key]:
         del index[key]
-
-
-async def _pause(stop: asyncio.Event, wait_ms: int) -> None:
-    try:
-        async with asyncio.timeout(wait_ms / 1000):
-            await stop.wait()
-    except TimeoutError:
-        return

@@ -32,6 +32,9 @@ COMMIT_SECONDS = 10
 class Control(Places, Locations, Credentials, Signing, People, Ties, Commanding):
     """Every public coroutine is an action. They raise Refused with what is wrong in words, and
     Unavailable where the outcome is unknown.
+
+    A command waits for its delivery for `command_ms`, and `device_commands_max` of a device at a
+    time.
     """
 
     def __init__(
@@ -41,9 +44,9 @@ class Control(Places, Locations, Credentials, Signing, People, Ties, Commanding)
         clock: Clock,
         secret: bytes,
         *,
+        command_ms: int,
+        device_commands_max: int,
         commit_seconds: float = COMMIT_SECONDS,
-        command_ms: int = 600_000,
-        device_commands_max: int = 100,
     ) -> None:
         self.caller = PROCESS
         self.journal = Journal(log, clock, commit_seconds)
@@ -51,6 +54,7 @@ class Control(Places, Locations, Credentials, Signing, People, Ties, Commanding)
         self._view, self._clock, self._secret = view, clock, secret
         self._log, self._commit_seconds = log, commit_seconds
         self._command_ms, self._device_commands_max = command_ms, device_commands_max
+        self._commands_under_way = []
 
     def by(self, caller: Caller) -> Self:
         """The actions, done for this caller."""

@@ -123,7 +123,7 @@ class View:
     ) -> None:
         self.revision = -1
         self.undecodable = 0
-        self.commands = commands or Commands()
+        self.commands = commands if commands is not None else Commands()
         self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
         self._points = PointIndex()
         self._devices: Relation[Device] = Relation(lambda device: device.tenant)

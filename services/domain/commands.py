@@ -39,6 +39,11 @@ def deliverable(command: Command, now_ms: int) -> bool:
     return command.state == State.QUEUED and now_ms < command.expires_ms
 
 
+def waiting(command: Command, now_ms: int) -> bool:
+    """Whether it may still be delivered, or that it was may be on its way onto the log."""
+    return command.state == State.QUEUED and pending(command, now_ms)
+
+
 def pending(command: Command, now_ms: int) -> bool:
     """Whether the point may still come to the commanded value because of it."""
     open_ = command.state in (State.QUEUED, State.DELIVERED)

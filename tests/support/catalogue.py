@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from schemas.catalogue import Thing
 from schemas.envelope import Audit, Change, Envelope
 from schemas.topics import CALLS_AUDITED, TOPICS
 from services.catalogue import Control, View
-from services.clock import ManualClock
+from services.clock import Clock, ManualClock
 from services.eventlog import EventLog, open_eventlog
 
 SECRET = b"the installation's secret of the tests"
@@ -29,6 +30,12 @@ def a_view(*things: Thing, keys_per_device_max: int = 10_000) -> View:
     for thing in things:
         put(view, thing)
     return view
+
+
+def a_control(log: EventLog, view: View, clock: Clock, **members: Any) -> Control:
+    """A control with the settings' defaults."""
+    plain = {"command_ms": 600_000, "device_commands_max": 100}
+    return Control(log, view, clock, SECRET, **plain | members)
 
 
 @dataclass
@@ -55,7 +62,7 @@ async def offices(folder: Path, count: int = 1) -> AsyncIterator[list[Office]]:
                 view = View()
                 following.append(asyncio.create_task(view.follow(log, stop)))
                 await asyncio.wait_for(view.ready(), 10)
-                opened.append(Office(log, view, Control(log, view, clock, SECRET), clock))
+                opened.append(Office(log, view, a_control(log, view, clock), clock))
             yield opened
         finally:
             for task in following:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, TypeVar
 
 from schemas.catalogue import (
@@ -31,7 +32,7 @@ from services.clock import ManualClock
 from services.dialects import Principal, Promise
 from services.domain import commands as rules
 from services.errors import Unauthorized, Unknown
-from tests.support.catalogue import SECRET, a_view
+from tests.support.catalogue import a_control, a_view
 
 _SERIES_DEVICE_BITS = 48
 
@@ -333,7 +334,7 @@ class ListedActions:
     def control(self, caller: Principal) -> Control:
         """The actions, on what is listed."""
         log: Any = AppliedLog(self._view)
-        control = Control(log, self._view, self._clock, SECRET)
+        control = a_control(log, self._view, self._clock)
         return control.by(Caller(caller.subject, "http", caller.tenant, caller.scopes))
 
 
@@ -341,6 +342,9 @@ class AppliedLog:
     """A log of changes that are in the view as soon as they are appended. `records` holds what was
     appended, of any topic.
     """
+
+    _offsets = count()
+    """Of commands: one view may have several of these logs."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -354,7 +358,7 @@ class AppliedLog:
             self.records.append(envelope.record)
             offset = self._view.revision + 1
             if isinstance(envelope.record, Command):
-                offset = len(self._view.commands)
+                offset = next(self._offsets)
                 self._view.commands.apply(0, offset, envelope.record)
             if topic is CATALOGUE_CHANGED and isinstance(envelope.record, Change):
                 self._view.apply(envelope.record, offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from services.catalogue.commands import POINT_COMMANDS_MAX
 from services.settings import BadSetting, load
 
 
@@ -37,3 +38,10 @@ def test_links_begin_with_an_address_or_the_requests_own() -> None:
         assert load({"LINESHAFT_LINKS_BASE": good}).links_base == good
     with pytest.raises(BadSetting, match="LINESHAFT_LINKS_BASE"):
         load({"LINESHAFT_LINKS_BASE": "lineshaft.example"})
+
+
+def test_no_more_may_wait_for_a_device_than_a_point_holds() -> None:
+    most = {"LINESHAFT_DEVICE_COMMANDS_MAX": str(POINT_COMMANDS_MAX)}
+    assert load(most).device_commands_max == POINT_COMMANDS_MAX
+    with pytest.raises(BadSetting, match="LINESHAFT_DEVICE_COMMANDS_MAX"):
+        load({"LINESHAFT_DEVICE_COMMANDS_MAX": str(POINT_COMMANDS_MAX + 1)})

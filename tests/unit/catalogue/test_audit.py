@@ -21,7 +21,7 @@ from services.catalogue.audit import Ration
 from services.clock import ManualClock
 from services.errors import Forbidden, Refused, Unavailable
 from services.eventlog import EventLog
-from tests.support.catalogue import SECRET, Office, audits, offices
+from tests.support.catalogue import Office, a_control, audits, offices
 
 ANNA = Caller("anna", "http", "acme", frozenset(ROLES["admin"]))
 
@@ -163,7 +163,7 @@ def test_nothing_is_done_that_cannot_be_written_down(
 ) -> None:
     async def body(it: Office) -> None:
         deaf: Any = _Deaf(it.log, deaf_from)
-        control = Control(deaf, it.view, it.clock, SECRET)
+        control = a_control(deaf, it.view, it.clock)
         with pytest.raises(Unavailable):
             await control.add_tenant("beta", "Beta")
         assert (it.view.tenant("beta") is not None) == done
@@ -191,9 +191,7 @@ class _Slow:
 def test_a_call_goes_on_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
     async def body(it: Office) -> None:
         slow: Any = _Slow(it.log)
-        asking = asyncio.create_task(
-            Control(slow, it.view, it.clock, SECRET).add_tenant("beta", "Beta")
-        )
+        asking = asyncio.create_task(a_control(slow, it.view, it.clock).add_tenant("beta", "Beta"))
         await slow.asked.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -28,7 +28,7 @@ from services.catalogue import (
 )
 from services.errors import Forbidden, Malformed, Refused, Taken, Unknown
 from services.eventlog import EventLog
-from tests.support.catalogue import SECRET, Office, offices
+from tests.support.catalogue import SECRET, Office, a_control, offices
 
 URL = "https://example.com/hook"
 
@@ -197,7 +197,7 @@ def test_a_key_that_another_one_got_a_moment_before_stays_theirs(
             theirs = new_point("acme", device, "new", created_ms=ages[0 if older else 1])
             change = first(theirs)
         log: Any = _Outrun(it.log, [change])
-        control = Control(log, it.view, it.clock, SECRET)
+        control = a_control(log, it.view, it.clock)
         with pytest.raises(Taken):
             if by == "declaration":
                 await control.add_point("acme", device, "new", id="named-otherwise")

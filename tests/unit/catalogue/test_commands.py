@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -15,7 +15,8 @@ from schemas.commands import Command, State
 from schemas.envelope import Envelope, Letter
 from schemas.samples import Kind, Value
 from schemas.topics import COMMANDS_CHANGED
-from services.catalogue import Caller, Control, View, commands
+from services import metrics
+from services.catalogue import Caller, View, commands
 from services.catalogue.commands import (
     LANE_COMMANDS_MAX,
     LANE_OPEN_MAX,
@@ -26,7 +27,7 @@ from services.catalogue.commands import (
 from services.domain.commands import DELIVERY_MS
 from services.errors import Forbidden, Malformed, OverQuota, Refused, Taken, Unavailable, Unknown
 from tests.support.builders import NOW_MS, a_command
-from tests.support.catalogue import SECRET, Office, audits, offices
+from tests.support.catalogue import Office, a_control, audits, offices
 
 CLIENT = Caller("client-1", "http", "acme", frozenset({"ingest", "read"}))
 EXPIRE_MS = 600_000
@@ -47,6 +48,11 @@ def run(folder: Path, body: Callable[..., Awaitable[Any]], count: int = 1) -> No
             await asyncio.wait_for(body(*each, point), 30)
 
     asyncio.run(opened())
+
+
+def test_a_view_has_the_commands_that_it_is_given() -> None:
+    given = Commands(kept_ms=1)
+    assert View(commands=given).commands is given
 
 
 async def commanded(it: Office, point: Point, value: Value = 21.5) -> Command:
@@ -165,7 +171,7 @@ def test_too_many_that_wait_for_a_device_are_refused_until_some_are_through(
     tmp_path: Path,
 ) -> None:
     async def body(it: Office, point: Point) -> None:
-        control = Control(it.log, it.view, it.clock, SECRET, device_commands_max=2)
+        control = a_control(it.log, it.view, it.clock, device_commands_max=2)
 
         async def one() -> Command:
             made: Command = await control.command_point("acme", point.id, 1.0, kind=Kind.DOUBLE)
@@ -185,15 +191,74 @@ def test_too_many_that_wait_for_a_device_are_refused_until_some_are_through(
     run(tmp_path, body)
 
 
+async def at_once(*asked: Awaitable[Any]) -> tuple[list[Command], int]:
+    """The commands that were taken in, and how many were refused as too many."""
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    made = [each for each in answers if isinstance(each, Command)]
+    refused = [each for each in answers if isinstance(each, OverQuota)]
+    assert len(made) + len(refused) == len(answers)
+    return made, len(refused)
+
+
+def waiting_ids(it: Office, point: Point) -> list[str]:
+    """What a deliverer finds in this process."""
+    found = it.view.commands.deliverable("acme", point.device, it.clock.now_ms())
+    return [each.id for each in found]
+
+
+def test_of_many_at_once_so_many_are_taken_as_may_wait_and_none_is_lost(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        second = await it.control.add_point(
+            "acme", point.device, "second", kind=Kind.DOUBLE, writable=True
+        )
+        ask = [commanded(it, (point, second)[n % 2], float(n)) for n in range(300)]
+        made, refused = await at_once(*ask)
+        assert (len(made), refused) == (100, 200)
+        assert sorted(waiting_ids(it, point)) == sorted(each.id for each in made)
+        # What was under way is not any more: one is through, one comes.
+        now_ms = it.clock.now_ms()
+        await advance(it.log, it.view.commands, made[0].id, State.DELIVERED, now_ms)
+        assert len((await at_once(commanded(it, point), commanded(it, second)))[0]) == 1
+
+    run(tmp_path, body)
+
+
+def test_of_many_at_once_in_two_processes_a_point_takes_so_many_as_are_held(
+    tmp_path: Path,
+) -> None:
+    async def body(one: Office, other: Office, point: Point) -> None:
+        ask = [commanded((one, other)[n % 2], point, float(n)) for n in range(300)]
+        made, refused = await at_once(*ask)
+        assert (len(made), refused) == (POINT_COMMANDS_MAX, 300 - POINT_COMMANDS_MAX)
+        for each in (one, other):
+            await each.view.commands_current()
+            assert sorted(waiting_ids(each, point)) == sorted(it.id for it in made)
+
+    run(tmp_path, body, count=2)
+
+
+async def filled(it: Office, count: int) -> None:
+    """Have so many commands wait in the lane."""
+    now_ms = it.clock.now_ms()
+    waiting = [a_command(f"c{n}", device=f"d{n}", series=n, at_ms=now_ms) for n in range(count)]
+    await it.log.append([(COMMANDS_CHANGED, 0, Envelope(each)) for each in waiting])
+    await it.view.commands_current()
+
+
+def test_of_two_at_once_one_is_the_last_of_its_lane(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        await filled(it, LANE_OPEN_MAX - 1)
+        device = await it.control.add_device("acme", "Pump")
+        other = await it.control.add_point("acme", device.id, "p", kind=Kind.DOUBLE, writable=True)
+        made, refused = await at_once(commanded(it, point), commanded(it, other))
+        assert (len(made), refused) == (1, 1)
+
+    run(tmp_path, body)
+
+
 def test_too_many_that_wait_in_a_lane_are_refused(tmp_path: Path) -> None:
     async def body(it: Office, point: Point) -> None:
-        now_ms = it.clock.now_ms()
-        waiting = [
-            a_command(f"c{n}", device=f"d{n}", series=n, at_ms=now_ms) for n in range(LANE_OPEN_MAX)
-        ]
-        out = [(COMMANDS_CHANGED, 0, Envelope(each)) for each in waiting]
-        await it.log.append(out)
-        await it.view.commands_current()
+        await filled(it, LANE_OPEN_MAX)
         with pytest.raises(OverQuota):
             await commanded(it, point)
 
@@ -220,6 +285,21 @@ def test_a_repetition_under_its_key_is_the_same_command_in_every_process(tmp_pat
             await asked(one, 5.0, "k" * 256)
 
     run(tmp_path, body, count=2)
+
+
+def test_a_key_is_its_clients_own(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        made = [
+            await it.control.by(replace(CLIENT, subject=name)).command_point(
+                "acme", point.id, 5.0, kind=Kind.DOUBLE, idempotency_key="1"
+            )
+            for name in ("client-1", "client-2", "client-1")
+        ]
+        assert [each.subject for each in made] == ["client-1", "client-2", "client-1"]
+        assert made[0] == made[2]
+        assert it.view.commands_of(point, it.clock.now_ms()) == [made[1], made[0]]
+
+    run(tmp_path, body)
 
 
 def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
@@ -251,8 +331,9 @@ def test_a_command_is_delivered_once_and_in_time(tmp_path: Path) -> None:
     run(tmp_path, body, count=2)
 
 
-def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path) -> None:
-    """Both look before either has written."""
+@pytest.mark.parametrize("later_ms", [0, 1])
+def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path, later_ms: int) -> None:
+    """Both look before either has written, and may write of the same millisecond."""
 
     async def body(one: Office, other: Office, point: Point) -> None:
         made = await commanded(one, point)
@@ -263,12 +344,35 @@ def test_who_tells_second_of_a_delivery_hears_so(tmp_path: Path) -> None:
         first = await advance(one.log, one.view.commands, made.id, State.DELIVERED, made.at_ms + 1)
         task = asyncio.create_task(behind.follow(one.log, following))
         with pytest.raises(Taken):
-            await advance(one.log, behind, made.id, State.DELIVERED, made.at_ms + 2)
+            await advance(one.log, behind, made.id, State.DELIVERED, made.at_ms + 1 + later_ms)
         assert behind.one(made.id) == first
         following.set()
         await task
 
     run(tmp_path, body, count=2)
+
+
+class _Confirmed:
+    """A log behind whose records of a delivery lies a confirmation when they are told of."""
+
+    def __init__(self, it: Office) -> None:
+        self.lanes, self._it = it.log.lanes, it
+
+    async def append(self, out: Any) -> list[int]:
+        [(topic, lane, envelope)] = out
+        confirmed = Envelope(replace(envelope.record, state=State.CONFIRMED))
+        offsets = await self._it.log.append([*out, (topic, lane, confirmed)])
+        await self._it.view.commands.caught_up(lane, offsets[-1])
+        return offsets[:1]
+
+
+def test_who_told_of_a_delivery_hears_so_when_it_is_confirmed_at_once(tmp_path: Path) -> None:
+    async def body(it: Office, point: Point) -> None:
+        made, log = await commanded(it, point), cast(Any, _Confirmed(it))
+        now = await advance(log, it.view.commands, made.id, State.DELIVERED, made.at_ms + 1)
+        assert now.state == "confirmed"
+
+    run(tmp_path, body)
 
 
 def test_a_command_that_the_log_does_not_take_in_time_is_answered_as_unknown(
@@ -285,12 +389,20 @@ def test_a_command_that_the_log_does_not_take_in_time_is_answered_as_unknown(
 
 def test_a_record_that_is_no_command_is_counted_and_passed_over(tmp_path: Path) -> None:
     async def body(it: Office, point: Point) -> None:
+        counted = metrics.CATALOGUE_SKIPPED.labels("command")
+        before = counted._value.get()
         await it.log.append([(COMMANDS_CHANGED, 0, Envelope(Letter("?", "?", "test")))])
         made = await commanded(it, point)
         assert it.view.commands.undecodable == 1
+        assert counted._value.get() == before + 1
         assert it.view.commands_of(point, it.clock.now_ms()) == [made]
 
     run(tmp_path, body)
+
+
+def test_who_does_not_follow_the_log_does_not_know_what_is_on_it() -> None:
+    with pytest.raises(Unavailable):
+        asyncio.run(Commands().current())
 
 
 def test_of_a_point_the_newest_are_held_and_those_that_wait() -> None:
@@ -301,7 +413,7 @@ def test_of_a_point_the_newest_are_held_and_those_that_wait() -> None:
         at_ms = NOW_MS + n * 1_000_000
         held.apply(0, n, a_command(f"c{n}", at_ms=at_ms))
     ids = [each.id for each in held.of(7, NOW_MS)]
-    assert len(held) == len(ids) == POINT_COMMANDS_MAX
+    assert len(ids) == POINT_COMMANDS_MAX
     # The first one waited no more when it came to be the oldest of too many.
     assert ids == [f"c{n}" for n in range(POINT_COMMANDS_MAX + 4, 4, -1)]
 
@@ -313,15 +425,38 @@ def test_of_a_point_the_newest_are_held_and_those_that_wait() -> None:
     assert ids == [f"c{n}" for n in range(POINT_COMMANDS_MAX + 4, 5, -1)] + ["waiting"]
 
 
-def test_of_a_lane_so_many_are_held_whatever_comes() -> None:
-    held = Commands()
-    for n in range(LANE_COMMANDS_MAX + 50):
+def test_of_a_lane_so_many_are_held_and_what_waits_is_never_forgotten() -> None:
+    held, last = Commands(), LANE_COMMANDS_MAX
+    for n in range(last + 50):
         held.apply(3, n, a_command(f"c{n}", series=n, device=f"d{n}"))
-    assert len(held) == LANE_COMMANDS_MAX
-    assert held.of(49, NOW_MS) == [] and len(held.of(50, NOW_MS)) == 1
-    assert held.deliverable("acme", "d49", NOW_MS) == []
-    held.apply(3, LANE_COMMANDS_MAX + 50, replace(a_command("c49"), state=State.DELIVERED))
-    assert held.one("c49") is None
+    assert held.open(3, NOW_MS) == LANE_COMMANDS_MAX
+    assert held.one("c0") is not None and held.one(f"c{last}") is None
+    assert held.of(last, NOW_MS) == held.deliverable("acme", f"d{last}", NOW_MS) == []
+    # Of a request that was not taken nothing can become.
+    held.apply(3, last + 50, replace(a_command(f"c{last}"), state=State.DELIVERED))
+    assert held.one(f"c{last}") is None
+    # What was delivered makes room, and then is not known any more.
+    told = replace(a_command("c7"), state=State.DELIVERED)
+    held.apply(3, last + 51, told)
+    held.apply(3, last + 52, a_command("new", series=last, device="new"))
+    assert held.one("new") is not None and held.one("c7") is None
+    held.apply(3, last + 53, replace(told, state=State.CONFIRMED))
+    assert held.one("c7") is None
+
+
+def test_what_is_settled_goes_first_then_what_was_delivered_and_nothing_that_waits() -> None:
+    held, count = Commands(), POINT_COMMANDS_MAX
+    for n in range(count):
+        held.apply(0, n, a_command(f"c{n}"))
+    settling = (("c5", State.DELIVERED), ("c9", State.DELIVERED), ("c9", State.CONFIRMED))
+    for n, (id, state) in enumerate(settling):
+        held.apply(0, count + n, replace(a_command(id), state=state))
+    known = []
+    for n in range(3):
+        held.apply(0, 2 * count + n, a_command(f"new{n}"))
+        known.append([id for id in ("c5", "c9", f"new{n}") if held.one(id) is not None])
+    assert known == [["c5", "new0"], ["new1"], []]
+    assert len(held.deliverable("acme", "device", NOW_MS)) == POINT_COMMANDS_MAX
 
 
 def test_what_comes_twice_changes_nothing() -> None:

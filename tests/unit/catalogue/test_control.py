@@ -12,9 +12,9 @@ import pytest
 
 from schemas.catalogue import Point, Tenant
 from schemas.samples import Kind
-from services.catalogue import Control, View, digest, password_matches, pepper, series_id
+from services.catalogue import View, digest, password_matches, pepper, series_id
 from services.errors import Malformed, Refused, Unavailable, Unknown
-from tests.support.catalogue import SECRET, Office, offices
+from tests.support.catalogue import SECRET, Office, a_control, offices
 
 PEPPER = pepper(SECRET)
 
@@ -352,7 +352,7 @@ def test_an_edit_of_what_is_deleted_at_the_same_moment_does_not_bring_it_back(
 def test_an_action_returns_when_its_own_view_has_the_change(tmp_path: Path) -> None:
     async def body(it: Office) -> None:
         behind, stop = View(), asyncio.Event()
-        control = Control(it.log, behind, it.clock, SECRET)
+        control = a_control(it.log, behind, it.clock)
         acting = asyncio.create_task(control.add_tenant("beta", "Beta"))
         await it.view.caught_up(it.view.revision + 1)
         done, _ = await asyncio.wait({acting}, timeout=0.05)
@@ -377,7 +377,7 @@ class _Silent:
 def test_a_log_that_does_not_answer_is_said_so(tmp_path: Path) -> None:
     async def body(it: Office) -> None:
         silent: Any = _Silent()
-        control = Control(silent, it.view, it.clock, SECRET, commit_seconds=0.01)
+        control = a_control(silent, it.view, it.clock, commit_seconds=0.01)
         with pytest.raises(Unavailable):
             await control.add_tenant("beta", "Beta")
 

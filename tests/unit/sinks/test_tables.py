@@ -45,6 +45,7 @@ from schemas.topics import (
 )
 from services.agents.samples import AGENT
 from services.clock import SystemClock
+from services.domain.commands import DELIVERY_MS
 from services.errors import Malformed
 from services.eventlog import EventLog, open_eventlog
 from services.settings import Settings
@@ -222,6 +223,17 @@ def test_a_command_is_one_row_with_its_furthest_state(tmp_path: Path) -> None:
                 ("c2", "string", "zu heiß 😀", "queued", "expired", old.at_ms),
                 ("c3", "long", str(-(2**63)), "queued", "queued", now_ms),
             ]
+            # Not before an outcome can be on its way no more, as a point's commands say it.
+            [[said]] = await store.rows(
+                "SELECT default_expression FROM system.columns "
+                "WHERE table = 'commands' AND name = 'outcome'"
+            )
+            assert said.count("now64(3)") == 1
+            for late_ms, outcome in ((DELIVERY_MS - 1, "queued"), (DELIVERY_MS, "expired")):
+                moment = f"(expires + toIntervalMillisecond({late_ms}))"
+                at = said.replace("now64(3)", moment)
+                sql = f"SELECT {at} FROM commands FINAL WHERE command = 'c2'"
+                assert await store.rows(sql) == [(outcome,)]
 
     asyncio.run(body())
 
