@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from schemas.catalogue import INGEST, READ, Point
-from schemas.commands import Command
+from schemas.commands import Command, State
 from schemas.samples import Kind, Value
 from services.dialects._contract import Auth, Call, Inbound, Reply, described
 from services.dialects._ports import Actions, Lookup
@@ -32,6 +32,7 @@ from services.errors import Forbidden, Malformed, Unknown
 
 COMMANDS = POINT + "/commands"
 ONE = COMMANDS + "/{commandId}"
+_PENDING = (State.QUEUED, State.DELIVERED)
 VALUE_POINTER = "/data/attributes/pointValue/value"
 
 
@@ -59,10 +60,13 @@ async def command(inbound: Inbound, point: Point, actions: Actions, point_value:
         "links": {"related": links.to(*_steps(point))},
         "data": identifier("PointCommand", queued.id),
     }
+    # One that was sent before under the same key may have come to its end.
+    pending = queued.state in _PENDING and inbound.received_ms < queued.expires_ms
+    target = {"targetValue": target_text(queued)} if pending else {}
     shown = resource(
         "Point",
         point.id,
-        {"pointValue": {"targetValue": target_text(queued)}},
+        {"pointValue": target},
         {"hasCommand": told},
         link=links.to("points", point.id),
     )

@@ -45,19 +45,27 @@ class ToOne(Struct):
     data: Identifier | None
 
 
-class Data(Struct, Generic[A, R]):
-    """A resource object as it comes. Some clients send no type where the path says all."""
+class Data(Struct, Generic[A, R], forbid_unknown_fields=True):
+    """A resource object as it comes. Some clients send no type where the path says all, and some
+    send back what they got, links and all.
+    """
 
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
     attributes: A | UnsetType = UNSET
     relationships: R | UnsetType = UNSET
+    links: Any = UNSET
+    meta: Any = UNSET
 
 
-class Body(Struct, Generic[A, R]):
+class Body(Struct, Generic[A, R], forbid_unknown_fields=True):
     """A document with one resource object."""
 
     data: Data[A, R]
+    links: Any = UNSET
+    meta: Any = UNSET
+    included: Any = UNSET
+    jsonapi: Any = UNSET
 
 
 def data_of(decoder: Decoder[Body[A, R]], inbound: Inbound) -> Data[A, R]:
@@ -76,13 +84,16 @@ def members(given: Struct | UnsetType) -> Members:
 
 def ends(given: Struct | UnsetType, types: Mapping[str, Collection[str]]) -> Members:
     """The ids that relationships lead to, by control's names; `types` says of which types they
-    are. Raises Conflicting for another one.
+    are. Raises Conflicting for another one, Malformed for an id that names nothing.
     """
     for each in () if isinstance(given, UnsetType) else fields(given):
-        end = getattr(given, each.name)
-        if isinstance(end, ToOne) and end.data and end.data.type not in (UNSET, *types[each.name]):
-            where = f"{RELATIONSHIPS}/{each.encode_name}/data/type"
-            raise Conflicting(f"one of {', '.join(types[each.name])}", where=where)
+        end, where = getattr(given, each.name), f"{RELATIONSHIPS}/{each.encode_name}/data"
+        if not isinstance(end, ToOne) or end.data is None:
+            continue
+        if not end.data.id:
+            raise Malformed("an id, or null for no relationship", where=f"{where}/id")
+        if end.data.type not in (UNSET, *types[each.name]):
+            raise Conflicting(f"one of {', '.join(types[each.name])}", where=f"{where}/type")
     return members(given)
 
 

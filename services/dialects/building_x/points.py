@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.json import Decoder
 
-from schemas.catalogue import CONFIGURE, Device, Point
+from schemas.catalogue import CONFIGURE, INGEST, Device, Point
 from schemas.samples import Kind
 from services.dialects._contract import Inbound, Reply
 from services.dialects._ports import Actions, Lookup
@@ -38,7 +38,7 @@ from services.dialects.building_x.editing import (
 from services.dialects.building_x.jsonapi import Draft, Links, Members, read, resource, to_one
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.paths import PARTITION, POINT, own_partition, own_point
-from services.errors import Forbidden, Malformed
+from services.errors import Conflicting, Forbidden, Malformed
 
 PATH = PARTITION + "/points"
 OF_DEVICE = devices.ONE + "/points"
@@ -207,6 +207,8 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Declare a point of the device that the path names, or the body."""
     tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
     made_of(data, ("Point",))
+    if not isinstance(data.attributes, UnsetType) and data.attributes.point_value is not UNSET:
+        raise Malformed("a value is sent once the point is there", where=f"{ATTRIBUTES}/{VALUE}")
     given = _given(data)
     name, key = given.pop("name", ""), given.pop("key", "")
     kind = _KINDS.get(given.pop("data_type", ""))
@@ -214,7 +216,11 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
         raise Malformed(f"one of {', '.join(_KINDS)}", where=f"{ATTRIBUTES}/dataType")
     device = str(ends(data.relationships, _ENDS).get("has_device", ""))
     if "deviceId" in inbound.path:
-        device = own_device(inbound, lookup).id
+        of_path = own_device(inbound, lookup).id
+        if device not in ("", of_path):
+            where = f"{RELATIONSHIPS}/hasDevice/data/id"
+            raise Conflicting(f"the path says {of_path}", where=where)
+        device = of_path
     if not device:
         raise Malformed("the device that it is a point of", where=f"{RELATIONSHIPS}/hasDevice")
     if not (key or name):
@@ -229,6 +235,8 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
 
 async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Change what is given of a point; its type and its device are for good."""
+    if not {CONFIGURE, INGEST} & inbound.caller.scopes:
+        raise Forbidden(f"the credential may not {CONFIGURE}")
     point, data = own_point(inbound, lookup), data_of(_BODY, inbound)
     same(data, "Point", point.id)
     if not isinstance(data.attributes, UnsetType) and data.attributes.point_value is not UNSET:
