@@ -121,7 +121,7 @@ def promised(inbound: Inbound, receipt: str) -> Reply:
     """
     partition = quote(inbound.path["partitionId"], safe="")
     place = prefix_of(inbound) + RECEIPT.format(partitionId=partition, receiptId=receipt)
-    headers = (("Preference-Applied", "respond-async"), ("Location", place))
+    headers = (("Preference-Applied", "respond-async"), ("Location", inbound.base + place))
     return Reply(202, _json.write({"data": receipt_data(receipt, "pending")}), JSON_API, headers)
 
 
