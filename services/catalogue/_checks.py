@@ -54,6 +54,15 @@ def uuid_text(value: str) -> str:
         raise Malformed("id: a UUID", where="id") from None
 
 
+def chosen_id(value: str) -> str:
+    """An id that somebody chose. UUIDs of version 5 are those that we derive from names: who chose
+    one could have what another tenant will need. Raises Malformed.
+    """
+    chosen = uuid_text(value)
+    check(UUID(chosen).version != 5, "id", "a UUID of another version than 5")
+    return chosen
+
+
 def scopes_of(scopes: Sequence[str]) -> tuple[str, ...]:
     """Rights, in their order."""
     check(scopes and set(scopes) <= set(SCOPES), "scopes", f"some of {', '.join(SCOPES)}")

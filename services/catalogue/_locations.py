@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.catalogue import LOCATION_TYPES, Location
-from services.catalogue._checks import check, note, room, text, uuid_text
+from services.catalogue._checks import check, chosen_id, note, room, text
 from services.catalogue._part import Part
 from services.errors import Conflicting
 
@@ -43,7 +43,7 @@ class Locations(Part):
         self._tenant(tenant)
         room(len(self._view.locations(tenant)), LOCATIONS_MAX, "a tenant", "locations")
         location = Location(
-            str(uuid4()) if id is None else uuid_text(id),
+            str(uuid4()) if id is None else chosen_id(id),
             tenant=tenant,
             created_ms=self._clock.now_ms(),
             **_checked(

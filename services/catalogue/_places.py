@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
-from services.catalogue._checks import check, note, text, uuid_text
+from services.catalogue._checks import check, chosen_id, note, text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
 from services.errors import Refused, Taken
@@ -48,7 +48,7 @@ class Places(Part):
         self._tenant(tenant)
         check(type != API_SERVER, "type", f"another one than {API_SERVER}: every tenant has one")
         device = Device(
-            str(uuid4()) if id is None else uuid_text(id),
+            str(uuid4()) if id is None else chosen_id(id),
             tenant=tenant,
             name=text(name, "name"),
             type=text(type, "type"),
@@ -126,13 +126,12 @@ class Places(Part):
     ) -> Point:
         """Declare the point at a key of a device; without `id` it gets a UUID."""
         found = self._device(tenant, device)
-        check(id is None or re.fullmatch(r"[^\s/?#%\x00-\x1f]{1,256}", id), "id", "a short text")
         check(kind is None or kind in tuple(Kind), "kind", f"one of {[*map(int, Kind)]}")
         point = new_point(
             tenant,
             device,
             text(key, "key"),
-            id=id or "",
+            id="" if id is None else chosen_id(id),
             origin=self._view.origin(tenant, device, key),
             name=text(name or key, "name"),
             kind=None if kind is None else int(kind),

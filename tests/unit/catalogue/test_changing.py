@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -200,7 +201,7 @@ def test_a_key_that_another_one_got_a_moment_before_stays_theirs(
         control = Control(log, it.view, it.clock, SECRET)
         with pytest.raises(Taken):
             if by == "declaration":
-                await control.add_point("acme", device, "new", id="named-otherwise")
+                await control.add_point("acme", device, "new", id=str(uuid4()))
             else:
                 await control.change_point("acme", point.id, key="new", name="x")
 
