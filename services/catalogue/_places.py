@@ -15,7 +15,7 @@ from schemas.samples import Kind
 from services.catalogue._checks import check, chosen_id, note, text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
-from services.errors import Refused, Taken
+from services.errors import Conflicting, Refused, Taken
 
 _KEEP_MINUTES_MAX = 527_040
 """A year."""
@@ -29,7 +29,15 @@ class Places(Part):
         check(re.fullmatch(r"[a-z0-9-]{1,64}", id), "id", "1 to 64 of a-z, 0-9 and -")
         tenant = Tenant(id, name=text(name, "name"), uuid=str(uuid4()))
         server = replace(self._view.api_server(id), created_ms=self._clock.now_ms())
-        return await self._changes.make(tenant, server)
+        if self._view.tenant(id) is None:
+            self._check_free(server)
+        made = await self._changes.make(tenant, server)
+        try:
+            self._check_free(server)
+        except Conflicting:
+            await self._changes.delete([made])
+            raise
+        return made
 
     async def add_device(
         self,
@@ -218,10 +226,18 @@ class Places(Part):
         """Whether others are where the point is, once it is there."""
         return lambda: self._view.crowded(point.tenant, point.device, point.key)
 
+    def _check_free(self, server: Device) -> None:
+        """Raises Conflicting where another tenant's device has the id of an API server."""
+        found = self._view.thing(Device.KIND, server.id)
+        if isinstance(found, Device) and found.tenant != server.tenant:
+            said = f"a device of another tenant has the id of {server.tenant}'s API server"
+            raise Conflicting(said, where="id")
+
     async def _there(self, device: Device) -> None:
         """Have an API server on the log that is taken to be there: tenants from before they had
         one.
         """
+        self._check_free(device)
         if self._view.thing(Device.KIND, device.id) is None:
             with suppress(Taken):
                 await self._changes.make(replace(device, created_ms=self._clock.now_ms()))

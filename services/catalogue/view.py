@@ -370,20 +370,24 @@ class View:
         """The tenant's device for values that are pushed by key alone; there always is one, on the
         log or not.
         """
-        found = self._get(Device, device_id := api_server_id(tenant))
+        found = self._own_device(tenant, device_id := api_server_id(tenant))
         return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
 
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
-        found = self._get(Device, device)
+        found = self._own_device(tenant, device)
         if found is None and device == api_server_id(tenant):
             return self.api_server(tenant)
+        return found
+
+    def _own_device(self, tenant: str, device: str) -> Device | None:
+        found = self._get(Device, device)
         return found if found is not None and found.tenant == tenant else None
 
     def devices(self, tenant: str) -> Sequence[Device]:
         """The tenant's devices in the order of creation; the API server among them."""
         found, server = self._devices.of(tenant), api_server_id(tenant)
-        if self.tenant(tenant) is None or self._get(Device, server) is not None:
+        if self.tenant(tenant) is None or self._own_device(tenant, server) is not None:
             return found
         return [self.api_server(tenant), *found]
 
