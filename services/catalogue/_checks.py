@@ -5,7 +5,7 @@ wanted in its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -61,6 +61,15 @@ def chosen_id(value: str) -> str:
     chosen = uuid_text(value)
     check(UUID(chosen).version != 5, "id", "a UUID of another version than 5")
     return chosen
+
+
+def refuses(asks: Callable[[], object]) -> bool:
+    """Whether a check is not passed."""
+    try:
+        asks()
+    except Refused:
+        return True
+    return False
 
 
 def scopes_of(scopes: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.catalogue import LOCATION_TYPES, Location
-from services.catalogue._checks import check, chosen_id, note, room, text
+from services.catalogue._checks import check, chosen_id, note, refuses, room, text
 from services.catalogue._part import Part
 from services.errors import Conflicting
 
@@ -60,7 +60,10 @@ class Locations(Part):
             ),
         )
         self._check_parent(tenant, location.id, parent)
-        return await self._changes.make(location)
+        return await self._changes.make(
+            location,
+            contested=lambda: refuses(lambda: self._check_parent(tenant, location.id, parent)),
+        )
 
     async def change_location(
         self,
@@ -91,17 +94,34 @@ class Locations(Part):
             country_code=country_code,
         )
         changes = {name: value for name, value in given.items() if value is not None}
-        self._check_parent(tenant, id, parent or "")
-        return await self._changes.edit(Location, id, lambda now: replace(now, **changes))
+
+        def moved(now: Location) -> Location:
+            self._check_parent(tenant, id, parent or "")
+            return replace(now, **changes)
+
+        return await self._changes.edit(
+            Location,
+            id,
+            moved,
+            contested=lambda: refuses(lambda: self._check_parent(tenant, id, parent or "")),
+        )
 
     async def delete_location(self, tenant: str, id: str) -> None:
         """Delete a location. Raises Conflicting where a device or another location is there."""
         location = self._location(tenant, id, "id")
-        if any(each.parent == id for each in self._view.locations(tenant)):
-            raise Conflicting("other locations are part of it", where="id", code="in_use")
-        if any(each.location == id for each in self._view.devices(tenant)):
-            raise Conflicting("devices are there", where="id", code="in_use")
-        await self._changes.delete([location])
+
+        def check_unused() -> None:
+            if any(each.parent == id for each in self._view.locations(tenant)):
+                raise Conflicting("other locations are part of it", where="id", code="in_use")
+            if any(each.location == id for each in self._view.devices(tenant)):
+                raise Conflicting("devices are there", where="id", code="in_use")
+
+        await self._changes.delete([location], check=check_unused)
+        # What another process put there before the deletion was on the log.
+        for part in [each for each in self._view.locations(tenant) if each.parent == id]:
+            await self._release(part, "parent", id)
+        for device in [each for each in self._view.devices(tenant) if each.location == id]:
+            await self._release(device, "location", id)
 
     def _check_parent(self, tenant: str, id: str, parent: str) -> None:
         """Raises Unknown, or Malformed where a location would be part of itself."""

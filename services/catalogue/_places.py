@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,15 @@ from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
-from services.catalogue._checks import check, chosen_id, note, text
+from services.catalogue._checks import check, chosen_id, note, refuses, text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
 from services.errors import Conflicting, Refused, Taken
 
 _KEEP_MINUTES_MAX = 527_040
 """A year."""
+_ENDS = ("location", "gateway")
+"""What of a device names other things."""
 
 
 class Places(Part):
@@ -69,7 +71,9 @@ class Places(Part):
         )
         self._check_place(device)
         check(device.id != api_server_id(tenant), "id", "another one than the API server's")
-        return await self._changes.make(device)
+        return await self._changes.make(
+            device, contested=lambda: refuses(lambda: self._check_place(device))
+        )
 
     async def change_device(
         self,
@@ -97,20 +101,34 @@ class Places(Part):
             given["name"] = text(name, "name")
         if disabled is not None:
             given["disabled"] = bool(disabled)
-        self._check_place(replace(device, location=location or "", gateway=gateway or ""))
         await self._there(device)
-        return await self._changes.edit(Device, id, lambda now: replace(now, **given))
+        moved: list[str] = []
+
+        def changed(now: Device) -> Device:
+            changed = replace(now, **given)
+            moved[:] = [end for end in ends if getattr(changed, end) != getattr(now, end)]
+            self._check_place(changed, moved)
+            return changed
+
+        def misplaced() -> bool:
+            now = self._view.device(tenant, id)
+            return now is not None and refuses(lambda: self._check_place(now, moved))
+
+        return await self._changes.edit(Device, id, changed, contested=misplaced)
 
     async def delete_device(self, tenant: str, id: str) -> None:
-        """Delete a device with its keys and points. May be done again if it was interrupted."""
+        """Delete a device with its keys and points; it is nobody's gateway any more. May be done
+        again if it was interrupted.
+        """
         device = self._device(tenant, id)
         if device.type == API_SERVER:
             raise Refused("every tenant has its API server; switch it off", where="id")
         # Its keys first: then nobody can make new points of it.
         await self._changes.delete([key for key in self._view.keys(tenant) if key.device == id])
-        while points := [*self._view.points(tenant, id).values()]:
-            await self._delete_points(points)
+        await self._clear(device)
         await self._changes.delete([device])
+        # What came to it before the deletion was on the log.
+        await self._clear(device)
 
     async def add_point(
         self,
@@ -160,7 +178,10 @@ class Places(Part):
         if self._view.known(tenant, device, key) is not None:
             raise _taken(key)
         await self._there(found)
-        return await self._changes.make(point, contested=self._crowded(point))
+        crowded = self._crowded(point)
+        return await self._changes.make(
+            point, contested=lambda: crowded() or self._view.device(tenant, device) is None
+        )
 
     async def change_point(
         self,
@@ -214,11 +235,19 @@ class Places(Part):
         """Delete a point with its bindings and triggers; what was stored of it stays."""
         await self._delete_points([self._point(tenant, id)])
 
-    def _check_place(self, device: Device) -> None:
+    async def _clear(self, device: Device) -> None:
+        """Have nothing hang on a device: no point, and no device behind it."""
+        for each in [*self._view.devices(device.tenant)]:
+            if each.gateway == device.id:
+                await self._release(each, "gateway", device.id)
+        while points := [*self._view.points(device.tenant, device.id).values()]:
+            await self._delete_points(points)
+
+    def _check_place(self, device: Device, ends: Collection[str] = _ENDS) -> None:
         """Where a device is, and what it is connected through, are there. Raises Unknown."""
-        if device.location:
+        if "location" in ends and device.location:
             self._location(device.tenant, device.location)
-        if device.gateway:
+        if "gateway" in ends and device.gateway:
             check(device.gateway != device.id, "gateway", "another device")
             self._device(device.tenant, device.gateway, "gateway")
 
