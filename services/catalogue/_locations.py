@@ -8,15 +8,12 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.catalogue import LOCATION_TYPES, Location
-from services.catalogue._checks import check, chosen_id, note, refuses, room, text
+from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, room, text
 from services.catalogue._part import Part
 from services.errors import Conflicting
 
 LOCATIONS_MAX = 10_000
 """Of a tenant."""
-DEPTH_MAX = 32
-"""Of a tree of locations."""
-
 _ADDRESS = ("street", "postal_code", "locality", "region")
 
 
@@ -95,16 +92,19 @@ class Locations(Part):
         )
         changes = {name: value for name, value in given.items() if value is not None}
 
-        def moved(now: Location) -> Location:
-            self._check_parent(tenant, id, parent or "")
+        moved = False
+
+        def changed(now: Location) -> Location:
+            nonlocal moved
+            # Clients send back what they were given.
+            if moved := parent not in (None, now.parent):
+                self._check_parent(tenant, id, parent or "")
             return replace(now, **changes)
 
-        return await self._changes.edit(
-            Location,
-            id,
-            moved,
-            contested=lambda: refuses(lambda: self._check_parent(tenant, id, parent or "")),
-        )
+        def misplaced() -> bool:
+            return moved and refuses(lambda: self._check_parent(tenant, id, parent or ""))
+
+        return await self._changes.edit(Location, id, changed, contested=misplaced)
 
     async def delete_location(self, tenant: str, id: str) -> None:
         """Delete a location. Raises Conflicting where a device or another location is there."""
@@ -125,18 +125,10 @@ class Locations(Part):
 
     def _check_parent(self, tenant: str, id: str, parent: str) -> None:
         """Raises Unknown, or Malformed where a location would be part of itself."""
-        above = parent
-        for _ in range(DEPTH_MAX):
-            if not above:
-                return
-            check(above != id, "parent", "another one than itself, or what is part of it")
-            found = self._view.location(tenant, above)
-            if found is None:
-                if above == parent:
-                    self._location(tenant, parent, "parent")
-                return
-            above = found.parent
-        check(False, "parent", f"at most {DEPTH_MAX} locations, one in the other")
+        if parent:
+            self._location(tenant, parent, "parent")
+            ends = {each.id: each.parent for each in self._view.locations(tenant)}
+            check_tree(id, parent, ends, "parent", "locations")
 
 
 def _checked(**given: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from schemas.catalogue import VIEW, Device, Location, Point, Tenant, Thing
 from services.catalogue._changes import Changes
@@ -60,11 +60,12 @@ class Part:
         if beyond := set(scopes) - self.caller.scopes - {VIEW}:
             raise Forbidden(f"you may not {', '.join(sorted(beyond))} yourself")
 
-    async def _release(self, thing: Device | Location, member: str, gone: str) -> None:
+    async def _release(self, thing: T, member: str, gone: str) -> None:
         """Have a thing hang no more on what is gone; not on something made again by that id."""
 
         def released(now: T) -> T:
-            return replace(now, **{member: ""}) if getattr(now, member) == gone else now
+            nothing: dict[str, Any] = {member: ""}
+            return replace(now, **nothing) if getattr(now, member) == gone else now
 
         with suppress(Unknown):
             await self._changes.edit(type(thing), thing.id, released)

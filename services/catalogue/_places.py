@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
-from services.catalogue._checks import check, chosen_id, note, refuses, text
+from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
 from services.errors import Conflicting, Refused, Taken
@@ -244,12 +244,15 @@ class Places(Part):
             await self._delete_points(points)
 
     def _check_place(self, device: Device, ends: Collection[str] = _ENDS) -> None:
-        """Where a device is, and what it is connected through, are there. Raises Unknown."""
+        """Where a device is, and what it is connected through, are there, and that is not behind
+        the device itself. Raises Unknown, Malformed.
+        """
         if "location" in ends and device.location:
             self._location(device.tenant, device.location)
         if "gateway" in ends and device.gateway:
-            check(device.gateway != device.id, "gateway", "another device")
             self._device(device.tenant, device.gateway, "gateway")
+            gateways = {each.id: each.gateway for each in self._view.devices(device.tenant)}
+            check_tree(device.id, device.gateway, gateways, "gateway", "devices")
 
     def _crowded(self, point: Point) -> Callable[[], bool]:
         """Whether others are where the point is, once it is there."""

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from schemas.catalogue import Device, Location
-from services.catalogue import Caller, Control
-from services.catalogue._locations import DEPTH_MAX
+from schemas.envelope import Envelope
+from schemas.topics import CATALOGUE_CHANGED
+from services.catalogue import Caller, Control, first
+from services.catalogue._checks import DEPTH_MAX
 from services.catalogue.remote import listing
 from services.errors import Conflicting, Malformed, Refused, Unknown
 from tests.support.catalogue import Office, offices
@@ -104,6 +106,60 @@ def test_a_tree_of_locations_has_an_end(tmp_path: Path) -> None:
             parent = (await it.control.add_location("acme", str(depth), parent=parent)).id
         with pytest.raises(Malformed, match="one in the other"):
             await it.control.add_location("acme", "too deep", parent=parent)
+
+    office(tmp_path, body)
+
+
+def test_a_tree_that_is_hung_elsewhere_has_an_end_too(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        control, trees = it.control, []
+        for depth in (DEPTH_MAX // 2 + 1, DEPTH_MAX // 2 - 1):
+            tree = [""]
+            for level in range(depth):
+                tree.append((await control.add_location("acme", str(level), parent=tree[-1])).id)
+            trees.append(tree[1:])
+        upper, lower = trees
+        deeper = await control.add_location("acme", "one more", parent=lower[-1])
+        with pytest.raises(Malformed, match="one in the other"):
+            await control.change_location("acme", lower[0], parent=upper[-1])
+        await control.delete_location("acme", deeper.id)
+        await control.change_location("acme", lower[0], parent=upper[-1])
+        for id in (upper[1], lower[0], lower[-1]):
+            place = it.view.location("acme", id)
+            assert place is not None
+            back = await control.change_location("acme", id, parent=place.parent)
+            assert back == place
+
+    office(tmp_path, body)
+
+
+def test_what_is_too_deep_already_may_be_sent_back_as_it_is(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        for level in range(DEPTH_MAX + 2):
+            parent = str(level - 1) if level else ""
+            made = first(Location(str(level), tenant="acme", label="x", parent=parent))
+            record = Envelope(made, key=made.key)
+            [offset] = await it.log.append([(CATALOGUE_CHANGED, 0, record)])
+        await it.view.caught_up(offset)
+        low = str(DEPTH_MAX + 1)
+        changed = await it.control.change_location("acme", low, label="y", parent=parent)
+        assert changed.label == "y"
+
+    office(tmp_path, body)
+
+
+def test_no_gateway_is_behind_itself(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        upper = await it.control.add_device("acme", "upper")
+        middle = await it.control.add_device("acme", "middle", gateway=upper.id)
+        lower = await it.control.add_device("acme", "lower", gateway=middle.id)
+        for gateway in (upper, middle, lower):
+            with pytest.raises(Malformed) as caught:
+                await it.control.change_device("acme", upper.id, gateway=gateway.id)
+            assert caught.value.where == "gateway"
+        assert it.view.device("acme", upper.id) == upper
+        moved = await it.control.change_device("acme", lower.id, gateway=upper.id)
+        assert moved.gateway == upper.id
 
     office(tmp_path, body)
 
@@ -230,6 +286,10 @@ def pairs(
         ),
         (
             lambda: one.change_device("acme", device, gateway=gateway),
+            lambda: other.change_device("acme", gateway, gateway=device),
+        ),
+        (
+            lambda: one.change_device("acme", device, gateway=gateway),
             lambda: other.delete_device("acme", gateway),
         ),
         (
@@ -251,7 +311,7 @@ def pairs(
     ]
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 @pytest.mark.parametrize("processes", [1, 2])
 def test_what_is_done_at_once_leaves_nothing_in_the_air(
     tmp_path: Path, processes: int, number: int
