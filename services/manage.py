@@ -197,7 +197,7 @@ def _points(group: Any) -> None:
     add.add_argument("--kind", choices=[kind.name.lower() for kind in Kind], required=True)
     add.add_argument("--name")
     add.add_argument("--unit")
-    add.add_argument("--id", help="default: derived from tenant, device and key")
+    add.add_argument("--id", help="a UUID (default: derived from tenant, device and key)")
     change = _action(group, "change", "change_point", "Change what is given of a point.")
     change.add_argument("tenant")
     change.add_argument("id")

@@ -55,7 +55,7 @@ class Changes:
         """Claim the thing's id, and those of `others` with it. Raises Taken where somebody has it.
 
         `contested` is asked at the moment when the claim counts: whether another thing had the
-        place before. Then it is deleted, and Taken raised.
+        place before, or what it hangs on is gone. Then it is deleted, and Taken raised.
         """
         taken = f"there is a {thing.KIND} {thing.id!r} already"
         if self._view.thing(thing.KIND, thing.id) is not None:
@@ -123,10 +123,14 @@ class Changes:
         async with self._one:
             await self._commit(Change(thing.KIND, thing.id, thing.body()))
 
-    async def delete(self, things: Iterable[Thing]) -> None:
-        """Delete the things, in this order."""
+    async def delete(
+        self, things: Iterable[Thing], *, check: Callable[[], object] | None = None
+    ) -> None:
+        """Delete the things, in this order; not if `check` raises when it is their turn."""
         changes = [Change(thing.KIND, thing.id, None) for thing in things]
         async with self._one:
+            if check is not None:
+                check()
             for start in range(0, len(changes), _APPEND_RECORDS):
                 await self._commit(*changes[start : start + _APPEND_RECORDS])
         for change in changes:
@@ -163,4 +167,4 @@ class Changes:
 
 
 def _taken(base: T) -> T:
-    raise Taken(f"another {base.KIND} was given this place a moment before")
+    raise Taken(f"the {base.KIND} has no place there any more: something changed a moment before")

@@ -5,7 +5,8 @@ wanted in its place.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -13,6 +14,8 @@ from schemas.catalogue import SCOPES
 from services.catalogue._secrets import drawn
 from services.errors import Malformed, Refused
 
+DEPTH_MAX = 32
+"""Of a tree of locations, and of gateways."""
 URL_BYTES_MAX = 2_047
 _PASSWORD_LENGTHS = range(8, 1025)
 
@@ -52,6 +55,41 @@ def uuid_text(value: str) -> str:
         return str(UUID(value))
     except ValueError:
         raise Malformed("id: a UUID", where="id") from None
+
+
+def chosen_id(value: str) -> str:
+    """An id that somebody chose. UUIDs of version 5 are those that we derive from names: who chose
+    one could have what another tenant will need. Raises Malformed.
+    """
+    chosen = uuid_text(value)
+    check(UUID(chosen).version != 5, "id", "a UUID of another version than 5")
+    return chosen
+
+
+def refuses(asks: Callable[[], object]) -> bool:
+    """Whether a check is not passed."""
+    try:
+        asks()
+    except Refused:
+        return True
+    return False
+
+
+def check_tree(id: str, end: str, ends: Mapping[str, str], where: str, what: str) -> None:
+    """Raises Malformed where something that is hung on `end` would hang on itself, or the tree be
+    deeper than DEPTH_MAX. `ends` tells of each thing what it hangs on, of those at the top "".
+    """
+    levels, above = 1, end
+    while above and levels <= DEPTH_MAX:
+        check(above != id, where, "another one than itself, or what hangs on it")
+        levels, above = levels + 1, ends.get(above, "")
+    below = defaultdict(list)
+    for each, its_end in ends.items():
+        below[its_end].append(each)
+    row = below[id]
+    while row and levels <= DEPTH_MAX:
+        levels, row = levels + 1, [lower for each in row for lower in below[each]]
+    check(levels <= DEPTH_MAX, where, f"at most {DEPTH_MAX} {what}, one in the other")
 
 
 def scopes_of(scopes: Sequence[str]) -> tuple[str, ...]:

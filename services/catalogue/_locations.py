@@ -8,15 +8,12 @@ from typing import Any
 from uuid import uuid4
 
 from schemas.catalogue import LOCATION_TYPES, Location
-from services.catalogue._checks import check, note, room, text, uuid_text
+from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, room, text
 from services.catalogue._part import Part
 from services.errors import Conflicting
 
 LOCATIONS_MAX = 10_000
 """Of a tenant."""
-DEPTH_MAX = 32
-"""Of a tree of locations."""
-
 _ADDRESS = ("street", "postal_code", "locality", "region")
 
 
@@ -43,7 +40,7 @@ class Locations(Part):
         self._tenant(tenant)
         room(len(self._view.locations(tenant)), LOCATIONS_MAX, "a tenant", "locations")
         location = Location(
-            str(uuid4()) if id is None else uuid_text(id),
+            str(uuid4()) if id is None else chosen_id(id),
             tenant=tenant,
             created_ms=self._clock.now_ms(),
             **_checked(
@@ -60,7 +57,10 @@ class Locations(Part):
             ),
         )
         self._check_parent(tenant, location.id, parent)
-        return await self._changes.make(location)
+        return await self._changes.make(
+            location,
+            contested=lambda: refuses(lambda: self._check_parent(tenant, location.id, parent)),
+        )
 
     async def change_location(
         self,
@@ -91,32 +91,44 @@ class Locations(Part):
             country_code=country_code,
         )
         changes = {name: value for name, value in given.items() if value is not None}
-        self._check_parent(tenant, id, parent or "")
-        return await self._changes.edit(Location, id, lambda now: replace(now, **changes))
+
+        moved = False
+
+        def changed(now: Location) -> Location:
+            nonlocal moved
+            # Clients send back what they were given.
+            if moved := parent not in (None, now.parent):
+                self._check_parent(tenant, id, parent or "")
+            return replace(now, **changes)
+
+        def misplaced() -> bool:
+            return moved and refuses(lambda: self._check_parent(tenant, id, parent or ""))
+
+        return await self._changes.edit(Location, id, changed, contested=misplaced)
 
     async def delete_location(self, tenant: str, id: str) -> None:
         """Delete a location. Raises Conflicting where a device or another location is there."""
         location = self._location(tenant, id, "id")
-        if any(each.parent == id for each in self._view.locations(tenant)):
-            raise Conflicting("other locations are part of it", where="id", code="in_use")
-        if any(each.location == id for each in self._view.devices(tenant)):
-            raise Conflicting("devices are there", where="id", code="in_use")
-        await self._changes.delete([location])
+
+        def check_unused() -> None:
+            if any(each.parent == id for each in self._view.locations(tenant)):
+                raise Conflicting("other locations are part of it", where="id", code="in_use")
+            if any(each.location == id for each in self._view.devices(tenant)):
+                raise Conflicting("devices are there", where="id", code="in_use")
+
+        await self._changes.delete([location], check=check_unused)
+        # What another process put there before the deletion was on the log.
+        for part in [each for each in self._view.locations(tenant) if each.parent == id]:
+            await self._release(part, "parent", id)
+        for device in [each for each in self._view.devices(tenant) if each.location == id]:
+            await self._release(device, "location", id)
 
     def _check_parent(self, tenant: str, id: str, parent: str) -> None:
         """Raises Unknown, or Malformed where a location would be part of itself."""
-        above = parent
-        for _ in range(DEPTH_MAX):
-            if not above:
-                return
-            check(above != id, "parent", "another one than itself, or what is part of it")
-            found = self._view.location(tenant, above)
-            if found is None:
-                if above == parent:
-                    self._location(tenant, parent, "parent")
-                return
-            above = found.parent
-        check(False, "parent", f"at most {DEPTH_MAX} locations, one in the other")
+        if parent:
+            self._location(tenant, parent, "parent")
+            ends = {each.id: each.parent for each in self._view.locations(tenant)}
+            check_tree(id, parent, ends, "parent", "locations")
 
 
 def _checked(**given: Any) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from schemas.catalogue import VIEW, Device, Location, Point, Tenant, Thing
 from schemas.commands import Command
@@ -12,6 +15,8 @@ from services.catalogue.view import View
 from services.clock import Clock
 from services.errors import Forbidden, Unknown
 from services.eventlog import EventLog
+
+T = TypeVar("T", Device, Location)
 
 
 class Part:
@@ -56,6 +61,16 @@ class Part:
         """
         if beyond := set(scopes) - self.caller.scopes - {VIEW}:
             raise Forbidden(f"you may not {', '.join(sorted(beyond))} yourself")
+
+    async def _release(self, thing: T, member: str, gone: str) -> None:
+        """Have a thing hang no more on what is gone; not on something made again by that id."""
+
+        def released(now: T) -> T:
+            nothing: dict[str, Any] = {member: ""}
+            return replace(now, **nothing) if getattr(now, member) == gone else now
+
+        with suppress(Unknown):
+            await self._changes.edit(type(thing), thing.id, released)
 
     async def _delete_points(self, points: Iterable[Point]) -> None:
         """Delete points with what hangs on them; that first, so that it may be done again."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,13 +12,15 @@ from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
-from services.catalogue._checks import check, note, text, uuid_text
+from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, text
 from services.catalogue._part import Part
 from services.catalogue.view import api_server_id, new_point
-from services.errors import Refused, Taken
+from services.errors import Conflicting, Refused, Taken
 
 _KEEP_MINUTES_MAX = 527_040
 """A year."""
+_ENDS = ("location", "gateway")
+"""What of a device names other things."""
 
 
 class Places(Part):
@@ -29,7 +31,15 @@ class Places(Part):
         check(re.fullmatch(r"[a-z0-9-]{1,64}", id), "id", "1 to 64 of a-z, 0-9 and -")
         tenant = Tenant(id, name=text(name, "name"), uuid=str(uuid4()))
         server = replace(self._view.api_server(id), created_ms=self._clock.now_ms())
-        return await self._changes.make(tenant, server)
+        if self._view.tenant(id) is None:
+            self._check_free(server)
+        made = await self._changes.make(tenant, server)
+        try:
+            self._check_free(server)
+        except Conflicting:
+            await self._changes.delete([made])
+            raise
+        return made
 
     async def add_device(
         self,
@@ -48,7 +58,7 @@ class Places(Part):
         self._tenant(tenant)
         check(type != API_SERVER, "type", f"another one than {API_SERVER}: every tenant has one")
         device = Device(
-            str(uuid4()) if id is None else uuid_text(id),
+            str(uuid4()) if id is None else chosen_id(id),
             tenant=tenant,
             name=text(name, "name"),
             type=text(type, "type"),
@@ -61,7 +71,9 @@ class Places(Part):
         )
         self._check_place(device)
         check(device.id != api_server_id(tenant), "id", "another one than the API server's")
-        return await self._changes.make(device)
+        return await self._changes.make(
+            device, contested=lambda: refuses(lambda: self._check_place(device))
+        )
 
     async def change_device(
         self,
@@ -89,20 +101,34 @@ class Places(Part):
             given["name"] = text(name, "name")
         if disabled is not None:
             given["disabled"] = bool(disabled)
-        self._check_place(replace(device, location=location or "", gateway=gateway or ""))
         await self._there(device)
-        return await self._changes.edit(Device, id, lambda now: replace(now, **given))
+        moved: list[str] = []
+
+        def changed(now: Device) -> Device:
+            changed = replace(now, **given)
+            moved[:] = [end for end in ends if getattr(changed, end) != getattr(now, end)]
+            self._check_place(changed, moved)
+            return changed
+
+        def misplaced() -> bool:
+            now = self._view.device(tenant, id)
+            return now is not None and refuses(lambda: self._check_place(now, moved))
+
+        return await self._changes.edit(Device, id, changed, contested=misplaced)
 
     async def delete_device(self, tenant: str, id: str) -> None:
-        """Delete a device with its keys and points. May be done again if it was interrupted."""
+        """Delete a device with its keys and points; it is nobody's gateway any more. May be done
+        again if it was interrupted.
+        """
         device = self._device(tenant, id)
         if device.type == API_SERVER:
             raise Refused("every tenant has its API server; switch it off", where="id")
         # Its keys first: then nobody can make new points of it.
         await self._changes.delete([key for key in self._view.keys(tenant) if key.device == id])
-        while points := [*self._view.points(tenant, id).values()]:
-            await self._delete_points(points)
+        await self._clear(device)
         await self._changes.delete([device])
+        # What came to it before the deletion was on the log.
+        await self._clear(device)
 
     async def add_point(
         self,
@@ -126,13 +152,12 @@ class Places(Part):
     ) -> Point:
         """Declare the point at a key of a device; without `id` it gets a UUID."""
         found = self._device(tenant, device)
-        check(id is None or re.fullmatch(r"[^\s/?#%\x00-\x1f]{1,256}", id), "id", "a short text")
         check(kind is None or kind in tuple(Kind), "kind", f"one of {[*map(int, Kind)]}")
         point = new_point(
             tenant,
             device,
             text(key, "key"),
-            id=id or "",
+            id="" if id is None else chosen_id(id),
             origin=self._view.origin(tenant, device, key),
             name=text(name or key, "name"),
             kind=None if kind is None else int(kind),
@@ -153,7 +178,10 @@ class Places(Part):
         if self._view.known(tenant, device, key) is not None:
             raise _taken(key)
         await self._there(found)
-        return await self._changes.make(point, contested=self._crowded(point))
+        crowded = self._crowded(point)
+        return await self._changes.make(
+            point, contested=lambda: crowded() or self._view.device(tenant, device) is None
+        )
 
     async def change_point(
         self,
@@ -207,22 +235,41 @@ class Places(Part):
         """Delete a point with its bindings and triggers; what was stored of it stays."""
         await self._delete_points([self._point(tenant, id)])
 
-    def _check_place(self, device: Device) -> None:
-        """Where a device is, and what it is connected through, are there. Raises Unknown."""
-        if device.location:
+    async def _clear(self, device: Device) -> None:
+        """Have nothing hang on a device: no point, and no device behind it."""
+        for each in [*self._view.devices(device.tenant)]:
+            if each.gateway == device.id:
+                await self._release(each, "gateway", device.id)
+        while points := [*self._view.points(device.tenant, device.id).values()]:
+            await self._delete_points(points)
+
+    def _check_place(self, device: Device, ends: Collection[str] = _ENDS) -> None:
+        """Where a device is, and what it is connected through, are there, and that is not behind
+        the device itself. Raises Unknown, Malformed.
+        """
+        if "location" in ends and device.location:
             self._location(device.tenant, device.location)
-        if device.gateway:
-            check(device.gateway != device.id, "gateway", "another device")
+        if "gateway" in ends and device.gateway:
             self._device(device.tenant, device.gateway, "gateway")
+            gateways = {each.id: each.gateway for each in self._view.devices(device.tenant)}
+            check_tree(device.id, device.gateway, gateways, "gateway", "devices")
 
     def _crowded(self, point: Point) -> Callable[[], bool]:
         """Whether others are where the point is, once it is there."""
         return lambda: self._view.crowded(point.tenant, point.device, point.key)
 
+    def _check_free(self, server: Device) -> None:
+        """Raises Conflicting where another tenant's device has the id of an API server."""
+        found = self._view.thing(Device.KIND, server.id)
+        if isinstance(found, Device) and found.tenant != server.tenant:
+            said = f"a device of another tenant has the id of {server.tenant}'s API server"
+            raise Conflicting(said, where="id")
+
     async def _there(self, device: Device) -> None:
         """Have an API server on the log that is taken to be there: tenants from before they had
         one.
         """
+        self._check_free(device)
         if self._view.thing(Device.KIND, device.id) is None:
             with suppress(Taken):
                 await self._changes.make(replace(device, created_ms=self._clock.now_ms()))

@@ -160,9 +160,11 @@ class View:
         things = self._things[change.kind]
         old = things.get(change.id)
         if change.first and old is not None:
+            self._lost(change)
             return
         new = self._load(cls, change, offset)
         if change.first and new is None:
+            self._lost(change)
             return
         if old is not None:
             del things[change.id]
@@ -183,6 +185,14 @@ class View:
             revoked = self._things[Key.KIND][key.id] = _revoked(key)
             self._tell(Change(Key.KIND, key.id, revoked.body()))
 
+    def _lost(self, change: Change) -> None:
+        """A claim that does not count ends its creation: the next use of the key may ask again, by
+        another id where this one is taken.
+        """
+        place = [(change.body or {}).get(name) for name in ("tenant", "device", "key")]
+        if change.kind == Point.KIND and all(isinstance(name, str) for name in place):
+            self.creation_failed(change)
+
     def _tell(self, change: Change) -> None:
         for callback in tuple(self._callbacks):
             callback(change)
@@ -195,7 +205,7 @@ class View:
         try:
             thing = cls.of({**change.body, "id": change.id})
             if isinstance(thing, Point):
-                place = (thing.tenant, thing.device, thing.origin or thing.key)
+                place = _origin(thing)
                 if thing.series != series_id(*place):
                     raise ValueError(f"series {thing.series:#x} is not that of {place}")
         except (TypeError, ValueError) as error:
@@ -360,20 +370,24 @@ class View:
         """The tenant's device for values that are pushed by key alone; there always is one, on the
         log or not.
         """
-        found = self._get(Device, device_id := api_server_id(tenant))
+        found = self._own_device(tenant, device_id := api_server_id(tenant))
         return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
 
     def device(self, tenant: str, device: str) -> Device | None:
         """The device with this id."""
-        found = self._get(Device, device)
+        found = self._own_device(tenant, device)
         if found is None and device == api_server_id(tenant):
             return self.api_server(tenant)
+        return found
+
+    def _own_device(self, tenant: str, device: str) -> Device | None:
+        found = self._get(Device, device)
         return found if found is not None and found.tenant == tenant else None
 
     def devices(self, tenant: str) -> Sequence[Device]:
         """The tenant's devices in the order of creation; the API server among them."""
         found, server = self._devices.of(tenant), api_server_id(tenant)
-        if self.tenant(tenant) is None or self._get(Device, server) is not None:
+        if self.tenant(tenant) is None or self._own_device(tenant, server) is not None:
             return found
         return [self.api_server(tenant), *found]
 
@@ -514,7 +528,8 @@ class View:
     def origin(self, tenant: str, device: str, key: str) -> str:
         """What the series of a new point at this key is made of, where it is not the key itself:
         another point took that series along when it got another key, or left it behind when it was
-        deleted. What is made anew has none of the old one's values.
+        deleted, or a point of another place has the id. What is made anew has none of the old one's
+        values.
         """
         origin, count = key, 0
         while self._is_used(tenant, device, origin):
@@ -523,13 +538,13 @@ class View:
         return "" if origin == key else origin
 
     def _is_used(self, tenant: str, device: str, origin: str) -> bool:
-        if _point_id(tenant, device, origin) in self._gone:
+        if (point_id := _point_id(tenant, device, origin)) in self._gone:
+            return True
+        place = (tenant, device, origin)
+        if (holder := self._get(Point, point_id)) is not None and _origin(holder) != place:
             return True
         other = self._points.of_series(series_id(tenant, device, origin))
-        place = (tenant, device, origin)
-        return other is not None and (
-            (other.tenant, other.device, other.origin or other.key) == place
-        )
+        return other is not None and _origin(other) == place
 
     def commands_of(self, point: Point, now_ms: int) -> Sequence[Command]:
         """The point's newest commands as they are at a moment, the newest first."""
@@ -628,6 +643,11 @@ class View:
 
 def _revoked(key: Key) -> Key:
     return replace(key, revoked=True, secrets=())
+
+
+def _origin(point: Point) -> tuple[str, str, str]:
+    """What a point's series is made of."""
+    return point.tenant, point.device, point.origin or point.key
 
 
 def _own(tenant: str, point: Point | None) -> Point | None:

@@ -31,6 +31,8 @@ from services.settings import Settings
 
 _IDEMPOTENCY_KEY_MAX = 255
 _UNDECIDED_SECONDS = 0.05
+_CLAIMS_MAX = 4
+"""Times that a request claims what it makes; every one of them but the last was lost."""
 ACK_LEVEL = "X-Ack-Level"
 """Header of an accepted push: "logged" (it is on the log) or "decided" (and judged)."""
 
@@ -91,8 +93,11 @@ class Intaker:
         try:
             turn = self._creating.setdefault(inbound.caller.tenant, asyncio.Lock())
             async with asyncio.timeout(self._settings.append_wait_ms / 1000), turn:
+                claims = 0
                 while intake.again:
                     if intake.changes:
+                        if (claims := claims + 1) > _CLAIMS_MAX:
+                            raise Unavailable("others took the ids of the new keys")
                         offsets = await self._append(_changes(intake), intake.changes)
                         await self._view.caught_up(max(offsets))
                     else:

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -26,7 +27,7 @@ from services.catalogue import (
     series_id,
     webhook_secret,
 )
-from services.errors import Forbidden, Malformed, Refused, Taken, Unknown
+from services.errors import Conflicting, Forbidden, Malformed, Refused, Taken, Unknown
 from services.eventlog import EventLog
 from tests.support.catalogue import SECRET, Office, a_control, offices
 
@@ -91,6 +92,43 @@ def test_a_tenant_from_before_gets_its_api_server_at_the_first_need(
         else:
             await it.control.add_point("old", server.id, "heat")
         assert it.view.thing(Device.KIND, server.id) is not None
+
+    office(tmp_path, body)
+
+
+async def _hold_server_of(tenant: str, it: Office) -> Device:
+    """A device of acme that has the id of another tenant's API server, as older logs may have."""
+    held = Device(api_server_id(tenant), "acme", "in the way")
+    [offset] = await it.log.append([(CATALOGUE_CHANGED, 0, Envelope(first(held), key=b"k"))])
+    await it.view.caught_up(offset)
+    return held
+
+
+def test_a_tenant_whose_api_server_another_has_is_not_made(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        before = it.view.devices("acme")
+        held = first(Device(api_server_id("beta"), "acme", "a moment before"))
+        control = a_control(_Outrun(it.log, [held]), it.view, it.clock)  # type: ignore[arg-type]
+        for _ in range(2):
+            with pytest.raises(Conflicting):
+                await control.add_tenant("beta", "Beta")
+            assert it.view.tenant("beta") is None
+        assert len(it.view.devices("acme")) == len(before) + 1
+
+    office(tmp_path, body)
+
+
+def test_an_api_server_whose_id_another_tenant_has_changes_nothing_of_theirs(
+    tmp_path: Path,
+) -> None:
+    async def body(it: Office) -> None:
+        body = {"id": "old", "name": "Old", "uuid": "u"}
+        change = Change("tenant", "old", body, True, "claim")
+        await it.log.append([(CATALOGUE_CHANGED, 0, Envelope(change, key=change.key))])
+        held = await _hold_server_of("old", it)
+        with pytest.raises(Conflicting):
+            await it.control.change_device("old", held.id, name="Line 1")
+        assert it.view.device("acme", held.id) == held
 
     office(tmp_path, body)
 
@@ -200,7 +238,7 @@ def test_a_key_that_another_one_got_a_moment_before_stays_theirs(
         control = a_control(log, it.view, it.clock)
         with pytest.raises(Taken):
             if by == "declaration":
-                await control.add_point("acme", device, "new", id="named-otherwise")
+                await control.add_point("acme", device, "new", id=str(uuid4()))
             else:
                 await control.change_point("acme", point.id, key="new", name="x")
 

@@ -6,13 +6,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4, uuid5
 
 import pytest
 
 from schemas.catalogue import Point, Tenant
 from schemas.samples import Kind
-from services.catalogue import View, digest, password_matches, pepper, series_id
+from services.catalogue import (
+    View,
+    api_server_id,
+    digest,
+    new_point,
+    password_matches,
+    pepper,
+    series_id,
+)
 from services.errors import Malformed, Refused, Unavailable, Unknown
 from tests.support.catalogue import SECRET, Office, a_control, offices
 
@@ -228,10 +236,29 @@ def test_a_point_cannot_be_made_where_one_is_nor_with_numbers_that_make_no_sense
         device = await it.control.add_device("acme", "Boiler")
         await it.control.add_point("acme", device.id, "k")
         with pytest.raises(Refused, match="already"):
-            await it.control.add_point("acme", device.id, "k", id="another")
+            await it.control.add_point("acme", device.id, "k", id=str(uuid4()))
         for wrong in ({"kind": 9}, {"band": float("nan")}, {"heartbeat_ms": -1}, {"id": "a/b"}):
             with pytest.raises(Malformed):
                 await it.control.add_point("acme", device.id, "l", **wrong)
+
+    office(tmp_path, body)
+
+
+def test_nobody_chooses_an_id_that_is_derived_or_no_uuid(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        device = await it.control.add_device("acme", "Boiler")
+        theirs = new_point("globex", api_server_id("globex"), "pressure").id
+        for wrong in (theirs, theirs.upper(), str(uuid5(UUID(int=1), "x")), "temp1", ".", ".."):
+            for adding in (
+                it.control.add_point("acme", device.id, "k", id=wrong),
+                it.control.add_device("acme", "d", id=wrong),
+                it.control.add_location("acme", "l", id=wrong),
+            ):
+                with pytest.raises(Malformed) as caught:
+                    await adding
+                assert caught.value.where == "id"
+        chosen = str(uuid4())
+        assert (await it.control.add_point("acme", device.id, "k", id=chosen)).id == chosen
 
     office(tmp_path, body)
 
@@ -276,8 +303,8 @@ def test_of_two_names_for_one_place_one_is_told_and_leaves_nothing(tmp_path: Pat
         device = await one.control.add_device("acme", "Boiler")
         await other.view.caught_up(one.view.revision)
         ended = await asyncio.gather(
-            one.control.add_point("acme", device.id, "k", id="b"),
-            other.control.add_point("acme", device.id, "k", id="a"),
+            one.control.add_point("acme", device.id, "k", id=str(UUID(int=2))),
+            other.control.add_point("acme", device.id, "k", id=str(UUID(int=1))),
             return_exceptions=True,
         )
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schemas.catalogue import Device, Location
-from services.catalogue import Caller
-from services.catalogue._locations import DEPTH_MAX
+from schemas.envelope import Envelope
+from schemas.topics import CATALOGUE_CHANGED
+from services.catalogue import Caller, Control, first
+from services.catalogue._checks import DEPTH_MAX
 from services.catalogue.remote import listing
 from services.errors import Conflicting, Malformed, Refused, Unknown
 from tests.support.catalogue import Office, offices
@@ -107,6 +110,60 @@ def test_a_tree_of_locations_has_an_end(tmp_path: Path) -> None:
     office(tmp_path, body)
 
 
+def test_a_tree_that_is_hung_elsewhere_has_an_end_too(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        control, trees = it.control, []
+        for depth in (DEPTH_MAX // 2 + 1, DEPTH_MAX // 2 - 1):
+            tree = [""]
+            for level in range(depth):
+                tree.append((await control.add_location("acme", str(level), parent=tree[-1])).id)
+            trees.append(tree[1:])
+        upper, lower = trees
+        deeper = await control.add_location("acme", "one more", parent=lower[-1])
+        with pytest.raises(Malformed, match="one in the other"):
+            await control.change_location("acme", lower[0], parent=upper[-1])
+        await control.delete_location("acme", deeper.id)
+        await control.change_location("acme", lower[0], parent=upper[-1])
+        for id in (upper[1], lower[0], lower[-1]):
+            place = it.view.location("acme", id)
+            assert place is not None
+            back = await control.change_location("acme", id, parent=place.parent)
+            assert back == place
+
+    office(tmp_path, body)
+
+
+def test_what_is_too_deep_already_may_be_sent_back_as_it_is(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        for level in range(DEPTH_MAX + 2):
+            parent = str(level - 1) if level else ""
+            made = first(Location(str(level), tenant="acme", label="x", parent=parent))
+            record = Envelope(made, key=made.key)
+            [offset] = await it.log.append([(CATALOGUE_CHANGED, 0, record)])
+        await it.view.caught_up(offset)
+        low = str(DEPTH_MAX + 1)
+        changed = await it.control.change_location("acme", low, label="y", parent=parent)
+        assert changed.label == "y"
+
+    office(tmp_path, body)
+
+
+def test_no_gateway_is_behind_itself(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        upper = await it.control.add_device("acme", "upper")
+        middle = await it.control.add_device("acme", "middle", gateway=upper.id)
+        lower = await it.control.add_device("acme", "lower", gateway=middle.id)
+        for gateway in (upper, middle, lower):
+            with pytest.raises(Malformed) as caught:
+                await it.control.change_device("acme", upper.id, gateway=gateway.id)
+            assert caught.value.where == "gateway"
+        assert it.view.device("acme", upper.id) == upper
+        moved = await it.control.change_device("acme", lower.id, gateway=upper.id)
+        assert moved.gateway == upper.id
+
+    office(tmp_path, body)
+
+
 def test_a_location_that_is_needed_stays(tmp_path: Path) -> None:
     async def body(it: Office) -> None:
         control = it.control
@@ -159,3 +216,115 @@ def test_somebody_of_one_tenant_makes_no_location_in_another(tmp_path: Path) -> 
 def test_a_location_reads_back_as_it_was_written() -> None:
     location = Location("l", tenant="acme", type="Room", label="x", street="s", created_ms=3)
     assert Location.of(location.body()) == location
+
+
+def test_a_gateway_that_is_gone_is_nobodys(tmp_path: Path) -> None:
+    async def body(it: Office) -> None:
+        gateway = await it.control.add_device("acme", "gateway")
+        device = await it.control.add_device("acme", "d", gateway=gateway.id)
+        await it.control.delete_device("acme", gateway.id)
+        await it.control.add_device("acme", "another", id=gateway.id)
+        assert it.view.device("acme", device.id) == replace(device, gateway="")
+
+    office(tmp_path, body)
+
+
+# -- at the same moment ----------------------------------------------------------------------------
+
+Call = Callable[[], Coroutine[Any, Any, Any]]
+Both = Callable[[list[Office]], Coroutine[Any, Any, None]]
+
+
+def at_once(folder: Path, body: Both, processes: int) -> None:
+    """Run `body` with the controls of one process, or of two."""
+
+    async def flow() -> None:
+        async with offices(folder, processes) as all_:
+            await all_[0].control.add_tenant("acme", "Acme")
+            await body(all_)
+            await caught_up(all_)
+            for each in all_:
+                sound(each)
+
+    asyncio.run(flow())
+
+
+def sound(it: Office) -> None:
+    """Everything hangs on what is there, and nothing on itself."""
+    locations = {each.id: each.parent for each in it.view.locations("acme")}
+    devices = {each.id: each for each in it.view.devices("acme")}
+    gateways = {each.id: each.gateway for each in devices.values()}
+    for ups in (locations, gateways):
+        assert set(ups.values()) <= {"", *ups}
+        for id in ups:
+            seen = [id]
+            while up := ups[seen[-1]]:
+                assert up not in seen, "a cycle"
+                seen.append(up)
+    assert {each.location for each in devices.values()} <= {"", *locations}
+    points = it.view._things["point"].values()
+    assert {each.device for each in points} <= set(devices)  # type: ignore[attr-defined]
+
+
+async def caught_up(all_: list[Office]) -> None:
+    """Have all processes know the same."""
+    newest = max(each.view.revision for each in all_)
+    for each in all_:
+        await each.view.caught_up(newest)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def pairs(
+    one: Control, other: Control, places: list[str], devices: list[str]
+) -> list[tuple[Call, Call]]:
+    """Two actions each that do not go together."""
+    (a, b, c), (device, gateway) = places, devices
+    return [
+        (
+            lambda: one.change_location("acme", a, parent=b),
+            lambda: other.change_location("acme", b, parent=a),
+        ),
+        (
+            lambda: one.change_device("acme", device, gateway=gateway),
+            lambda: other.change_device("acme", gateway, gateway=device),
+        ),
+        (
+            lambda: one.change_device("acme", device, gateway=gateway),
+            lambda: other.delete_device("acme", gateway),
+        ),
+        (
+            lambda: one.delete_location("acme", b),
+            lambda: other.change_device("acme", device, location=b),
+        ),
+        (
+            lambda: one.delete_device("acme", device),
+            lambda: other.add_point("acme", device, "k"),
+        ),
+        (
+            lambda: one.delete_location("acme", a),
+            lambda: other.add_device("acme", "e", location=a),
+        ),
+        (
+            lambda: one.delete_location("acme", c),
+            lambda: other.add_location("acme", "d", parent=c),
+        ),
+    ]
+
+
+@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("processes", [1, 2])
+def test_what_is_done_at_once_leaves_nothing_in_the_air(
+    tmp_path: Path, processes: int, number: int
+) -> None:
+    async def body(all_: list[Office]) -> None:
+        one, other = all_[0].control, all_[-1].control
+        for _ in range(5):
+            places = [(await one.add_location("acme", name)).id for name in "abc"]
+            devices = [(await one.add_device("acme", name)).id for name in "dg"]
+            await caught_up(all_)
+            this, that = pairs(one, other, places, devices)[number]
+            ended = await asyncio.gather(this(), that(), return_exceptions=True)
+            errors = [end for end in ended if isinstance(end, BaseException)]
+            assert all(isinstance(error, Refused) for error in errors), errors
+
+    at_once(tmp_path, body, processes)

@@ -397,6 +397,16 @@ def test_the_api_server_is_there_on_the_log_or_not() -> None:
     assert [device.disabled for device in view.devices("acme")] == [True]
 
 
+def test_a_device_of_another_tenant_is_never_the_api_server() -> None:
+    view = a_view(Tenant("acme"), Tenant("globex"))
+    server = view.api_server("acme")
+    theirs = replace(server, tenant="globex", name="theirs")
+    put(view, theirs)
+    assert view.api_server("acme") == view.device("acme", server.id) == server
+    assert view.devices("acme") == [server]
+    assert view.device("globex", server.id) == theirs
+
+
 def test_what_is_tied_to_a_point_is_found_from_both_ends_as_long_as_they_are_there() -> None:
     point = new_point("acme", DEVICE, "strokes")
     press, saw = Equipment("e1", "acme", "Press", 1), Equipment("e2", "acme", "Saw", 2)

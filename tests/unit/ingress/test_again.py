@@ -8,11 +8,11 @@ import asyncio
 import json
 from collections.abc import Sequence
 
-from schemas.catalogue import Tenant
+from schemas.catalogue import Point, Tenant
 from schemas.envelope import Change, Envelope
 from schemas.samples import Kind
 from schemas.topics import CATALOGUE_CHANGED, SAMPLES_RECEIVED, Topic
-from services.catalogue import View
+from services.catalogue import View, new_point
 from services.clock import ManualClock
 from services.dialects import Inbound, Principal, Reply
 from services.dialects.next_plus.push import PUSH
@@ -21,7 +21,7 @@ from services.ingress.accept import Intaker
 from services.ingress.promises import Promises
 from services.ingress.receipts import ReceiptDesk
 from services.settings import Settings
-from tests.support.catalogue import a_view
+from tests.support.catalogue import a_view, put
 
 CALLER = Principal("acme", "line", frozenset({"ingest"}))
 
@@ -35,6 +35,8 @@ class Log:
         self.out: list[tuple[Topic, int, Envelope]] = []
         self.view = view
         self.fails = self.is_silent = self.is_not_read = False
+        self.rivals = 0
+        """How many claims another tenant is ahead of, with the same id."""
 
     async def append(self, out: Sequence[tuple[Topic, int, Envelope]]) -> list[int]:
         """Offsets in the catalogue, where a change is among them."""
@@ -46,10 +48,19 @@ class Log:
         offset = self.view.revision
         for topic, _, envelope in out:
             if topic is CATALOGUE_CHANGED and isinstance(envelope.record, Change):
+                if self.rivals:
+                    self.rivals -= 1
+                    put(self.view, rival(envelope.record.id))
+                    offset += 1
                 offset += 1
                 if not self.is_not_read:
                     self.view.apply(envelope.record, offset)
         return [offset]
+
+
+def rival(id: str) -> Point:
+    """Another tenant's point with this id."""
+    return new_point("globex", "d", f"of {id}", id=id)
 
 
 class Bench:
@@ -150,5 +161,36 @@ def test_an_idempotency_key_that_is_too_long_makes_nothing() -> None:
         assert reply.status == 400
         assert bench.topics() == []
         assert (await bench.push("speed", 1.5)).status == 200
+
+    asyncio.run(test())
+
+
+def test_an_id_that_another_tenant_has_keeps_no_key_from_being_made() -> None:
+    async def test() -> None:
+        bench = Bench()
+        server = bench.view.api_server("acme").id
+        held = new_point("acme", server, "speed").id
+        put(bench.view, rival(held))
+        assert (await bench.push("speed", 1.5)).status == 200
+        made = bench.view.known("acme", server, "speed")
+        assert made is not None and made.id != held
+        assert bench.view.series("acme", server, "speed") == made.series
+        assert bench.view.point("globex", held) == rival(held)
+
+    asyncio.run(test())
+
+
+def test_a_claim_that_was_lost_is_made_by_another_id_at_once() -> None:
+    async def test() -> None:
+        bench = Bench()
+        bench.log.rivals = 2
+        assert (await bench.push("speed", 1.5)).status == 200
+        assert bench.topics().count(CATALOGUE_CHANGED.name) == 3
+
+        bench.log.rivals = 100
+        reply = await bench.push("level", 1.5)
+        assert reply.status == 503 and b"took" in reply.body, "not looped to the end of its time"
+        bench.log.rivals = 0
+        assert (await bench.push("level", 1.5)).status == 200
 
     asyncio.run(test())
