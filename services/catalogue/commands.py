@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from typing import TypeVar
@@ -199,12 +199,17 @@ class Commands:
 
     def of(self, series: int, now_ms: int) -> Sequence[Command]:
         """The commands of a series as they are at a moment, the newest first."""
-        found = [self._held(id) for id in reversed(self._of_series.get(series, {}))]
-        return [rules.seen_at(each, now_ms) for each in found if self._shown(each, now_ms)]
+        return [rules.seen_at(each, now_ms) for each in self._newest_first(series, now_ms)]
 
     def target(self, series: int, now_ms: int) -> Command | None:
         """The newest command of a series of which something is still expected."""
-        return next((each for each in self.of(series, now_ms) if rules.pending(each, now_ms)), None)
+        # Whole lists of points are asked for: no command is looked at behind the one that counts.
+        found = self._newest_first(series, now_ms)
+        return next((each for each in found if rules.pending(each, now_ms)), None)
+
+    def _newest_first(self, series: int, now_ms: int) -> Iterator[Command]:
+        found = map(self._held, reversed(self._of_series.get(series, {})))
+        return (each for each in found if self._shown(each, now_ms))
 
     def deliverable(self, tenant: str, device: str, now_ms: int) -> Sequence[Command]:
         """What is to be delivered to a device, the oldest first."""
