@@ -262,6 +262,7 @@ def test_a_wrong_password_is_unavailable_because_it_can_be_put_right(place: Plac
 
 _WRITER = """
 import asyncio, sys
+from schemas.rows import sample_rows
 from services.store import open_store
 from tests.support.stores import a_block
 
