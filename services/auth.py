@@ -38,6 +38,7 @@ NO_CUSTOMER = "13814000-1dd2-11b2-8080-808080808080"
 
 _SECRET_LENGTH_MIN = 32
 _LOGINS_MAX = 2
+_MARKS_MAX = 10_000
 _LOGIN_WAIT_SECONDS = 5
 
 Choose = Callable[[Sequence[Tenant]], Tenant]
@@ -57,6 +58,7 @@ class Auth:
         self._view, self._clock, self._settings = view, clock, settings
         self._pepper = pepper(secret)
         self._mark = derive(secret, "marks")
+        self._marks: dict[str, str] = {}
         self._tokens = Tokens(view, clock, secret)
         self._logins = BoundedSemaphore(_LOGINS_MAX)
         # What a password is compared with where there is no user: that takes as long.
@@ -239,8 +241,16 @@ class Auth:
         return digest(self._pepper, secret)
 
     def _mark_of(self, stored: str) -> str:
-        """What stands in a token for the secret or password behind `stored`."""
-        return digest(self._mark, stored)[:32]
+        """What stands in a token for the secret or password behind `stored`. A hot door asks for
+        the same one over and over.
+        """
+        mark = self._marks.get(stored)
+        if mark is None:
+            mark = digest(self._mark, stored)[:32]
+            if len(self._marks) >= _MARKS_MAX:
+                self._marks.clear()
+            self._marks[stored] = mark
+        return mark
 
     def _log_in(self, username: str, password: str) -> User:
         user = self._view.user(username)

@@ -5,12 +5,17 @@ bytes to the log.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 from services.dialects import Dialect, Push, Reply
 from services.ingress.http import DoorsIn, Receive
+
+_PATHS_MAX, _PATH_LENGTH_MAX = 4096, 200
+"""Paths whose doors are remembered: a producer uses the same few all day."""
 
 Send = Any
 App = Any
@@ -29,20 +34,22 @@ class BulkDoors:
             for door in dialect.pushes
             if door.bulk
         ]
+        self._remembered = lru_cache(maxsize=_PATHS_MAX)(self._find)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection event of ASGI."""
-        if scope["type"] == "http" and (found := self._find(scope["method"], scope["path"])):
+        find = self._remembered if len(scope["path"]) <= _PATH_LENGTH_MAX else self._find
+        if scope["type"] == "http" and (found := find(scope["method"], scope["path"])):
             dialect, door, path = found
             await send_reply(send, await self._doors.answer(dialect, door, scope, receive, path))
             return
         await self._app(scope, receive, send)
 
-    def _find(self, method: str, path: str) -> tuple[str, Push, dict[str, str]] | None:
+    def _find(self, method: str, path: str) -> tuple[str, Push, Mapping[str, str]] | None:
         for door_method, pattern, dialect, door in self._routes:
             if method == door_method and (match := pattern.fullmatch(path)):
                 names = {name: unquote(value) for name, value in match.groupdict().items()}
-                return dialect, door, names
+                return dialect, door, MappingProxyType(names)
         return None
 
 

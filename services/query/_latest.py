@@ -1,8 +1,8 @@
 """The newest sample of every series, in memory: what latest values are answered from.
 
 A series moves on only when (time, version) grows, the same maximum that the store takes, so what
-is applied twice, or late, or in another order changes nothing. Whole blocks are compared by the
-interpreter's own C loops; no Python statement runs once a row.
+is applied twice, or late, or in another order changes nothing. A block is looked through by
+compiled code (`domain.newest`); what runs in the interpreter runs once a series.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from operator import gt, itemgetter
 from schemas.blocks import Block, bytes_of
 from schemas.points import PointPolicy
 from schemas.samples import Kind
+from services.domain.newest import newest_rows, warm
 
 Newest = tuple[int, int, int, int, int, str, str]
 """(ts_ms, version, kind, bits, quality, tenant, text): ordered by time, then version."""
@@ -30,6 +31,7 @@ class Latest:
     """Series id (uint64) to its newest sample."""
 
     def __init__(self) -> None:
+        warm()
         self._newest: dict[int, Newest] = {}
 
     def __len__(self) -> int:
@@ -39,8 +41,7 @@ class Latest:
         """Let the rows of an accepted block (with versions) count."""
         if not len(block):
             return
-        rows_by_series = newest_rows(block)
-        rows = list(rows_by_series.values())
+        rows = newest_rows(block)
         found = zip(
             *(
                 [column[row] for row in rows]
@@ -50,7 +51,7 @@ class Latest:
             _texts(block, rows),
             strict=False,
         )
-        newer = dict(zip(rows_by_series, found, strict=True))
+        newer = dict(zip([block.series[row] for row in rows], found, strict=True))
         # Each key is looked up just before it may be set: no other entry of `newer` touches it.
         held = map(self._newest.get, newer, repeat(_NOTHING))
         self._newest.update(compress(newer.items(), map(gt, newer.values(), held)))
@@ -71,26 +72,6 @@ class Latest:
             own = [sample[_TENANT] == tenant for sample in samples]
             found, samples = list(compress(found, own)), list(compress(samples, own))
         return _block(found, samples)
-
-
-def newest_rows(block: Block) -> dict[int, int]:
-    """Series to the row with its highest (time, version) in the block.
-
-    Rows are brought into the order of version, then, stably, of time; the last row of a series in
-    that order is the one. Blocks of one conflict rule have their versions in order already (first
-    wins: falling, last wins: rising), and sorting what is in order is one pass.
-    """
-    versions, times = block.version.tolist(), block.ts_ms.tolist()
-    rows: Iterable[int]
-    rising = sorted(versions)
-    if versions == rising:
-        rows = range(len(versions))
-    elif versions[::-1] == rising:
-        rows = range(len(versions) - 1, -1, -1)
-    else:
-        rows = sorted(range(len(versions)), key=versions.__getitem__)
-    ordered = sorted(rows, key=times.__getitem__)
-    return dict(zip(map(block.series.__getitem__, ordered), ordered, strict=True))
 
 
 def _tenants(block: Block, rows: list[int]) -> Iterable[str]:

@@ -237,9 +237,10 @@ class LiveView:
         if isinstance(envelope, Envelope) and isinstance(block, Tick):
             self._fence.judged(lane, envelope.received)
             return 0
-        if not isinstance(envelope, Envelope) or not isinstance(block, Block):
+        judged = isinstance(block, Block) and len(block.version) == len(block)
+        if not isinstance(envelope, Envelope) or not isinstance(block, Block) or not judged:
             # The sink sets such a record aside; here it is only passed over.
-            _logger.warning("live view: no block in lane %d at %d", lane, logged.offset)
+            _logger.warning("live view: no judged block in lane %d at %d", lane, logged.offset)
             return 0
         self._tail.add(lane, logged.offset, block)
         self._latest.apply(block)

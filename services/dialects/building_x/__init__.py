@@ -8,6 +8,7 @@ https://developer.siemens.com/building-x-openness/api/building-operations/overvi
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects._scan import warm
 from services.dialects.building_x import commands, devices, locations, partitions, points
 from services.dialects.building_x.errors import refused
 from services.dialects.building_x.ingest import INGEST
@@ -43,4 +44,5 @@ DIALECT = Dialect(
     prefixes=tuple(prefix or PARTITIONS for prefix in PREFIXES),
     audience=AUDIENCE,
     refused=refused,
+    warm=warm,
 )

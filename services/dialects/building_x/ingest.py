@@ -3,6 +3,9 @@
 The contract's value is always text; the point's declared type says what it means. A point without
 one keeps the text. 204 where everything was kept, 202 with the places of what was dropped. Who does
 not want to wait for that (`Prefer: respond-async`) is told at once where it can be read later.
+
+A hot door: the usual request, of numbers, becomes columns by a compiled scanner; any other by the
+decoder, which says what is wrong with it.
 https://developer.siemens.com/building-x-openness/api/point-value-ingest-api/quickstart.html
 """
 
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from msgspec import Meta, Struct
@@ -21,6 +24,7 @@ from schemas.samples import NO_QUALITY, Conflict, Kind, Verdict
 from services.dialects import _json
 from services.dialects._contract import Answer, Auth, Inbound, Intake, Push, Reply, described
 from services.dialects._ports import Lookup
+from services.dialects._scan import ABSENT, Form, Member, Role
 from services.dialects._times import all_ms_of, why_not
 from services.dialects.building_x.errors import JSON_API, check_media_type, errors, refused
 from services.dialects.building_x.paths import PARTITION, VALUES, below, own_point, prefix_of
@@ -52,6 +56,27 @@ class _Body(Struct, gc=False):
 
 
 _DECODER = Decoder(_Body)
+_PLAIN = Form(
+    "data",
+    [
+        Member("type", Role.WORD),
+        Member("attributes", Role.OBJECT),
+        Member("timestamp", Role.ISO, inner=True),
+        Member("value", Role.QUOTED, inner=True),
+        Member("qualityOfValue", Role.MARK, inner=True, required=False),
+    ],
+    word="PointValue",
+)
+"""The usual request to a point of numbers."""
+
+
+class Columns(NamedTuple):
+    """What a request brings of a block; of its values, also the texts to keep, by row."""
+
+    ts_ms: array[int]
+    bits: array[int]
+    quality: array[int]
+    texts: dict[int, str]
 
 
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
@@ -61,15 +86,45 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
         raise Forbidden("the point does not take values in")
     check_media_type(inbound.headers.get("content-type", ""))
     rule = Conflict.LAST if _overwrites(inbound) else Conflict.FIRST
-    data = _json.read(_DECODER, inbound.body).data
+    kind = Kind.STRING if point.declared is None else point.declared
+    given = scanned(inbound.body) if kind is Kind.DOUBLE else None
+    if given is None:
+        given = decoded(inbound.body, kind)
+    count = len(given.ts_ms)
+    block = Block(
+        policies=[lookup.policy(point)],
+        series=array("Q", (point.series,)) * count,
+        ts_ms=given.ts_ms,
+        kind=array("B", (kind,)) * count,
+        bits=given.bits,
+        quality=given.quality,
+        rule=array("B", (rule,)) * count,
+        policy=array("H", (0,)) * count,
+        texts=given.texts,
+        text_bytes=sum(map(bytes_of, given.texts.values())),
+    )
+    return Intake(block, note=rule)
 
-    attributes = [item.attributes for item in data]
+
+def scanned(body: bytes) -> Columns | None:
+    """The usual body of numbers; None where it is anything else, and where it is wrong."""
+    found = _PLAIN.scan(body, VALUES_MAX)
+    if found is None:
+        return None
+    quality = found.marks
+    if ABSENT in quality:
+        quality = array("i", [NO_QUALITY if mark == ABSENT else mark for mark in quality])
+    return Columns(found.times, found.bits, quality, {})
+
+
+def decoded(body: bytes, kind: Kind) -> Columns:
+    """Any body. Raises Malformed with the place of the first thing that is wrong."""
+    attributes = [item.attributes for item in _json.read(_DECODER, body).data]
     try:
         ts_ms = all_ms_of([item.timestamp for item in attributes])
     except ValueError:
         raise _bad_time(attributes) from None
     texts = [item.value for item in attributes]
-    kind = Kind.STRING if point.declared is None else point.declared
     try:
         bits, kept = columns(kind, texts)
     except (ValueError, OverflowError):
@@ -77,27 +132,9 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
     # The decoder has counted characters; numbers have no others than those of one byte.
     if kept and max(map(len, texts)) > VALUE_BYTES_MAX // 4:
         _check_bytes(texts)
-
-    count = len(data)
-    block = Block(
-        policies=[lookup.policy(point)],
-        series=array("Q", (point.series,)) * count,
-        ts_ms=array("q", ts_ms),
-        kind=array("B", (kind,)) * count,
-        bits=bits,
-        quality=array(
-            "i",
-            [
-                NO_QUALITY if item.qualityOfValue is None else item.qualityOfValue
-                for item in attributes
-            ],
-        ),
-        rule=array("B", (rule,)) * count,
-        policy=array("H", (0,)) * count,
-        texts=kept,
-        text_bytes=sum(map(bytes_of, texts)) if kept else 0,
-    )
-    return Intake(block, note=rule)
+    marks = [item.qualityOfValue for item in attributes]
+    quality = array("i", [NO_QUALITY if mark is None else mark for mark in marks])
+    return Columns(array("q", ts_ms), bits, quality, kept)
 
 
 def accepted(inbound: Inbound, intake: Intake, verdicts: Sequence[Verdict]) -> Reply:

@@ -8,6 +8,7 @@ published of this part: error envelope, log in, the manner of the management end
 from __future__ import annotations
 
 from services.dialects._contract import Dialect
+from services.dialects._scan import warm
 from services.dialects.next_plus import (
     entities,
     login,
@@ -17,7 +18,6 @@ from services.dialects.next_plus import (
     triggers,
     users,
 )
-from services.dialects.next_plus._scan import warm
 from services.dialects.next_plus.errors import refused
 from services.dialects.next_plus.push import PUSH
 from services.dialects.next_plus.read import READ_PARAMETER

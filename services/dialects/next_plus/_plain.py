@@ -15,7 +15,7 @@ from schemas.blocks import Block
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, TS_MS_MAX, Conflict, Kind
 from services.dialects._ports import Lookup
-from services.dialects.next_plus._scan import ABSENT, Scanned
+from services.dialects._scan import ABSENT, Scanned
 
 _LAYOUTS_MAX = 256
 _PLAIN = (Kind.DOUBLE, Kind.BOOL)
@@ -79,7 +79,7 @@ def block_of(scanned: Scanned, moment: Moment, device: str, received_ms: int) ->
     parameters have.
     """
     try:
-        layout = _layout(moment, device, scanned.items, scanned.keys)
+        layout = _layout(moment, device, scanned.items, scanned.texts)
     except (LookupError, UnicodeDecodeError):
         return None
     if scanned.mixed or scanned.kinds != layout.kinds:

@@ -1,7 +1,7 @@
 """Values in: one POST with one item, a list of items, or a list under `parameters`.
 
 A hot door: the usual body, numbers and booleans for known parameters, becomes columns by a compiled
-scanner (`_scan`, `_plain`); any other becomes one `Item` per value and then columns (`_items`). The
+scanner (`PLAIN`, `_plain`); any other becomes one `Item` per value and then columns (`_items`). The
 first item that cannot be used refuses all of them; of two values for one parameter and millisecond
 the later one stands.
 
@@ -18,14 +18,24 @@ from schemas.samples import Verdict
 from services.dialects import _json
 from services.dialects._contract import Auth, Inbound, Intake, Push, Reply, described
 from services.dialects._ports import Lookup
+from services.dialects._scan import Form, Member, Role
 from services.dialects.next_plus import errors
 from services.dialects.next_plus._items import TEXT_BYTES_MAX, Batch, items_of
 from services.dialects.next_plus._plain import Moment, block_of
-from services.dialects.next_plus._scan import scan
 from services.dialects.next_plus.errors import Invalid, refused
 from services.errors import Forbidden, TooLarge, Unknown
 
 ITEMS_MAX = 1_000
+PLAIN = Form(
+    "parameters",
+    [
+        Member("key", Role.TEXT),
+        Member("value", Role.VALUE),
+        Member("timestamp", Role.STAMP, required=False),
+    ],
+    bare=True,
+)
+"""The usual push."""
 
 
 def decode(inbound: Inbound, lookup: Lookup) -> Intake:
@@ -36,7 +46,7 @@ def decode(inbound: Inbound, lookup: Lookup) -> Intake:
         raise Forbidden("the credential is another device's")
     if server.disabled:
         raise Unknown("no active API server for this tenant")
-    if scanned := scan(inbound.body, ITEMS_MAX):
+    if scanned := PLAIN.scan(inbound.body, ITEMS_MAX):
         moment = Moment(lookup, tenant)
         block = block_of(scanned, moment, server.id, inbound.received_ms)
         if block is not None:

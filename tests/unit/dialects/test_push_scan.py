@@ -14,11 +14,13 @@ from msgspec import UNSET
 from schemas.blocks import bits_of
 from schemas.samples import TS_MS_MAX, Kind
 from services.dialects import _times
+from services.dialects._scan import ABSENT, warm
 from services.dialects.next_plus._items import items_of
-from services.dialects.next_plus._scan import ABSENT, scan, warm
 from services.dialects.next_plus.errors import Invalid
+from services.dialects.next_plus.push import PLAIN
 
 warm()
+scan = PLAIN.scan
 NUMBERS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.integers(-(2**60), 2**60).map(str),
@@ -92,7 +94,7 @@ def agrees(body: bytes) -> bool:
         return False
     items = items_of(body)
     assert found.items == len(items)
-    assert found.keys.decode().split("\0") == [item.key for item in items]
+    assert found.texts.decode().split("\0") == [item.key for item in items]
     kinds = [Kind.BOOL if isinstance(item.value, bool) else Kind.DOUBLE for item in items]
     assert list(found.kinds) == kinds
     values = [
@@ -141,7 +143,7 @@ def test_a_body_with_a_wrong_byte_is_never_scanned_otherwise(body: bytes, data: 
         found = scan(broken, 1_000)
         if found is not None:
             with pytest.raises(UnicodeDecodeError):
-                found.keys.decode()
+                found.texts.decode()
     else:
         agrees(broken)
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from schemas.blocks import Block
 from schemas.points import PointPolicy
 from schemas.samples import NO_QUALITY, Kind
-from services.query._latest import Latest, newest_rows
+from services.domain.newest import newest_rows
+from services.query._latest import Latest
 from tests.support.stores import Row, a_block, rows_of, value_of
 
 LAST = 1 << 63
@@ -49,13 +50,14 @@ def test_latest_is_the_maximum_of_time_and_version(accepted: list[list[Row]]) ->
 @given(st.lists(rows, min_size=1, max_size=30))
 def test_the_newest_row_of_a_block_does_not_depend_on_its_order(block: list[Row]) -> None:
     found = newest_rows(a_block(block))
-    assert {s: block[row][1:] for s, row in found.items()} == newest([block])
+    assert {block[row][0]: block[row][1:] for row in found} == newest([block])
+    assert [block[row][0] for row in found] == list(dict.fromkeys(row[0] for row in block))
 
 
 @pytest.mark.parametrize("versions", [(9, 5), (5, 9), (5, 9, 7), (LAST + 1, LAST + 2), (3, LAST)])
 def test_of_one_millisecond_the_highest_version_counts(versions: tuple[int, ...]) -> None:
     block = [(1, 4, version) for version in versions]
-    assert block[newest_rows(a_block(block))[1]] == (1, 4, max(versions))
+    assert [block[row] for row in newest_rows(a_block(block))] == [(1, 4, max(versions))]
 
 
 @given(blocks, st.randoms(use_true_random=False))

@@ -14,7 +14,9 @@ import pytest
 
 from schemas.blocks import Block
 from schemas.envelope import Envelope, Mark, Tick
+from schemas.points import PointPolicy
 from schemas.queries import LatestQuery, RangeQuery
+from schemas.samples import Kind, Sample
 from schemas.topics import (
     LANES_STORED,
     SAMPLES_ACCEPTED,
@@ -335,12 +337,13 @@ def test_other_records_and_marks_of_other_topics_and_lives_change_nothing(
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(stray))])
                 # The time, which an agent has said to itself, is nothing to speak of.
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(Tick(1, "triggers")))])
+                unjudged = Block.of_samples([Sample(1, 9, Kind.DOUBLE, 0.5)], PointPolicy("acme"))
+                await log.append([(SAMPLES_ACCEPTED, 0, Envelope(unjudged))])
                 await log.append([(SAMPLES_ACCEPTED, 0, Envelope(a_block([(1, 1, 1)])))])
-                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 3)
+                await until(lambda: view.marks_offset == 2 and view.offsets.get(0) == 4)
                 assert view.tail_rows == 1
-                assert [record.args for record in caplog.records if "no block" in record.msg] == [
-                    (0, 0)
-                ]
+                warned = [record for record in caplog.records if "no judged block" in record.msg]
+                assert [record.args for record in warned] == [(0, 0), (0, 2)]
 
     asyncio.run(flow())
 
