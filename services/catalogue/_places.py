@@ -13,8 +13,8 @@ from uuid import uuid4
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import Kind
 from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, text
+from services.catalogue._ids import api_server_id, new_point
 from services.catalogue._part import Part
-from services.catalogue.view import api_server_id, new_point
 from services.errors import Conflicting, Refused, Taken
 
 _KEEP_MINUTES_MAX = 527_040
