@@ -52,6 +52,7 @@ class Things:
         self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
         self._key_by_digest: dict[str, str] = {}
         self._tenant_by_uuid: dict[str, str] = {}
+        self._signing_keys: Sequence[SigningKey] = (FIRST_SIGNING_KEY,)
 
     def _index(self, thing: Thing) -> None:
         """Have a thing that has come found."""
@@ -89,6 +90,16 @@ class Things:
         elif isinstance(thing, Binding):
             self._bindings.remove(thing)
             self._feeds.remove(thing)
+
+    def _order_signing_keys(self) -> None:
+        """A signing key has come or gone, or was ended."""
+        keys = sorted(
+            (FIRST_SIGNING_KEY, *self._all(SigningKey)),
+            key=lambda key: (key.signs_ms, key.created_ms, key.id),
+        )
+        ended = self._things[Revocation.KIND]
+        good = (key for key in keys if Revocation.signing_key_id(key.id) not in ended)
+        self._signing_keys = tuple(good)
 
     # -- for a tenant ------------------------------------------------------------------------------
 
@@ -201,14 +212,9 @@ class Things:
 
     def signing_keys(self) -> Sequence[SigningKey]:
         """What access tokens are or were signed with, the first one too, in the order of their
-        turns; without those that were ended.
+        turns; without those that were ended. Asked for each request with such a token.
         """
-        keys = sorted(
-            (FIRST_SIGNING_KEY, *self._all(SigningKey)),
-            key=lambda key: (key.signs_ms, key.created_ms, key.id),
-        )
-        ended = self._things[Revocation.KIND]
-        return [key for key in keys if Revocation.signing_key_id(key.id) not in ended]
+        return self._signing_keys
 
     def user(self, name: str) -> User | None:
         """The user with this name."""

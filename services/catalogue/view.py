@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from schemas.catalogue import THINGS, Key, Point, Revocation, Thing, Trigger
+from schemas.catalogue import THINGS, Key, Point, Revocation, SigningKey, Thing, Trigger
 from schemas.commands import Command
 from schemas.envelope import Change, Envelope, Logged
 from schemas.points import PointPolicy, Rule
@@ -96,6 +96,8 @@ class View(Things):
         if new is not None:
             things[change.id] = new
             self._index(new)
+        if cls in (SigningKey, Revocation):
+            self._order_signing_keys()
         self._tell(change)
         if cls is Revocation and (key := self.key(change.id)) is not None and not key.revoked:
             self._unindex(key)
