@@ -39,8 +39,7 @@ Stamp = tuple[int, PointPolicy]
 class View(Things):
     """The catalogue of this process. Implements `services.dialects.Lookup`.
 
-    `revision` is the offset of the last record seen, -1 before the first. `undecodable` counts
-    records and bodies that could not be read.
+    `revision` is the offset of the last record seen, -1 before the first.
     """
 
     def __init__(
@@ -48,7 +47,6 @@ class View(Things):
     ) -> None:
         super().__init__()
         self.revision = -1
-        self.undecodable = 0
         self.commands = commands if commands is not None else Commands()
         self._gone: set[str] = set()
         """Ids of points that were deleted."""
@@ -135,7 +133,6 @@ class View(Things):
         return thing
 
     def _skip(self, offset: int, reason: str) -> None:
-        self.undecodable += 1
         metrics.CATALOGUE_SKIPPED.labels("undecodable").inc()
         _log.error("record %d of the catalogue cannot be read: %s", offset, reason)
 

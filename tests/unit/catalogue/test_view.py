@@ -32,7 +32,7 @@ from services.catalogue import View, first, new_point, series_id
 from services.catalogue._points import PENDING_MS, PointIndex
 from services.dialects import Lookup
 from services.errors import Malformed
-from tests.support.catalogue import a_view, put
+from tests.support.catalogue import a_view, put, skipped
 
 T0 = 1_700_000_000_000
 DEVICE = "0d4f9f5e-5d3b-4b6f-9f0a-0a8b7a4f4b01"
@@ -236,11 +236,12 @@ def test_a_record_from_before_the_revision_is_passed_over() -> None:
 
 def test_members_and_kinds_of_a_newer_version_are_passed_over() -> None:
     body = Tenant("acme", name="Acme").body() | {"colour": "green"}
+    before = skipped("undecodable")
 
     view = folded([(0, Change("tenant", "acme", body)), (1, Change("robot", "r1", {"id": "r1"}))])
 
     assert view.tenant("acme") == Tenant("acme", name="Acme")
-    assert (view.revision, view.undecodable) == (1, 0)
+    assert (view.revision, skipped("undecodable") - before) == (1, 0)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +260,11 @@ def test_a_body_that_cannot_be_read_leaves_nothing_standing(kind: str, body: Any
     good = THINGS[kind].of({"id": "x"})
     if isinstance(good, Point):
         good = new_point("acme", "d", "k", id="x")
+    before = skipped("undecodable")
 
     view = folded([(0, Change(kind, "x", good.body())), (1, Change(kind, "x", body))])
 
-    assert (view.thing(kind, "x"), view.undecodable) == (None, 1)
+    assert (view.thing(kind, "x"), skipped("undecodable") - before) == (None, 1)
 
 
 def test_a_revocation_outlasts_every_later_edit_of_the_key() -> None:
