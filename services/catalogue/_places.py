@@ -13,7 +13,7 @@ from uuid import uuid4
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
 from schemas.samples import TS_MS_MAX, Kind
 from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, text
-from services.catalogue._ids import api_server_id, new_point
+from services.catalogue._ids import new_point
 from services.catalogue._part import Part
 from services.errors import Conflicting, Refused, Taken
 
@@ -70,7 +70,6 @@ class Places(Part):
             gateway=gateway,
         )
         self._check_place(device)
-        check(device.id != api_server_id(tenant), "id", "another one than the API server's")
         return await self._changes.make(
             device, contested=lambda: refuses(lambda: self._check_place(device))
         )

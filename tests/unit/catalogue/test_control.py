@@ -251,7 +251,8 @@ def test_nobody_chooses_an_id_that_is_derived_or_no_uuid(tmp_path: Path) -> None
     async def body(it: Office) -> None:
         device = await it.control.add_device("acme", "Boiler")
         theirs = new_point("globex", api_server_id("globex"), "pressure").id
-        for wrong in (theirs, theirs.upper(), str(uuid5(UUID(int=1), "x")), "temp1", ".", ".."):
+        derived = (theirs, theirs.upper(), str(uuid5(UUID(int=1), "x")), api_server_id("acme"))
+        for wrong in (*derived, "temp1", ".", ".."):
             for adding in (
                 it.control.add_point("acme", device.id, "k", id=wrong),
                 it.control.add_device("acme", "d", id=wrong),
