@@ -271,7 +271,7 @@ class Point(Thing):
     origin: str = ""
     """The key of which the series was made, where that is another one: keys may change."""
     series: int = 0
-    """The 64-bit id of (tenant, device, origin or key), made in `services.catalogue.view`."""
+    """The 64-bit id of (tenant, device, origin or key), made in `services.catalogue._ids`."""
     name: str = ""
     kind: int | None = None
     locked: bool = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.catalogue._ids import api_server_id, first, new_point, series_id
 from services.catalogue._secrets import (
     derive,
     digest,
@@ -14,7 +15,7 @@ from services.catalogue._signing import OVERLAP_SECONDS, signing, verifying
 from services.catalogue.audit import Caller
 from services.catalogue.commands import Commands
 from services.catalogue.control import Control
-from services.catalogue.view import View, api_server_id, first, new_point, series_id
+from services.catalogue.view import View
 
 __all__ = [
     "OVERLAP_SECONDS",

@@ -16,7 +16,8 @@ from uuid import uuid4
 from schemas.catalogue import Thing
 from schemas.envelope import Change, Envelope
 from schemas.topics import CATALOGUE_CHANGED
-from services.catalogue.view import View, first
+from services.catalogue._ids import first
+from services.catalogue.view import View
 from services.errors import Refused, Taken, Unavailable, Unknown
 from services.eventlog import EventLog
 

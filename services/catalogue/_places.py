@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
+from sys import float_info
 from typing import Any
 from uuid import uuid4
 
 from schemas.catalogue import API_SERVER, Device, Point, Tenant
-from schemas.samples import Kind
+from schemas.samples import TS_MS_MAX, Kind
 from services.catalogue._checks import check, check_tree, chosen_id, note, refuses, text
+from services.catalogue._ids import new_point
 from services.catalogue._part import Part
-from services.catalogue.view import api_server_id, new_point
 from services.errors import Conflicting, Refused, Taken
 
 _KEEP_MINUTES_MAX = 527_040
@@ -70,7 +70,6 @@ class Places(Part):
             gateway=gateway,
         )
         self._check_place(device)
-        check(device.id != api_server_id(tenant), "id", "another one than the API server's")
         return await self._changes.make(
             device, contested=lambda: refuses(lambda: self._check_place(device))
         )
@@ -287,9 +286,10 @@ def _rules(**given: Any) -> dict[str, Any]:
     check(precision is None or 0 <= precision <= 15, "precision", "0 to 15")
     for place in ("band", "band_percent"):
         if (number := given[place]) is not None:
-            check(math.isfinite(number) and number >= 0, place, "a number, 0 or more")
+            check(0 <= number <= float_info.max, place, "a number, 0 or more")
             given[place] = float(number)
-    check(heartbeat_ms is None or heartbeat_ms >= 0, "heartbeat_ms", "0 or more")
+    beats = heartbeat_ms is None or 0 <= heartbeat_ms <= TS_MS_MAX
+    check(beats, "heartbeat_ms", f"0 to {TS_MS_MAX}")
     wanted = f"0 (for ever) to {_KEEP_MINUTES_MAX} minutes"
     check(keep is None or 0 <= keep <= _KEEP_MINUTES_MAX, "keep_minutes", wanted)
     return given

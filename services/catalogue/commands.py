@@ -63,7 +63,6 @@ class Commands:
     """
 
     def __init__(self, *, kept_ms: int = COMMANDS_CHANGED.retention_ms) -> None:
-        self.undecodable = 0
         self._kept_ms = kept_ms
         self._lanes: defaultdict[int, _Lane] = defaultdict(_Lane)
         self._lane_of_command: dict[str, int] = {}
@@ -154,7 +153,6 @@ class Commands:
         if isinstance(envelope, Envelope) and isinstance(envelope.record, Command):
             self.apply(lane, record.offset, envelope.record)
             return
-        self.undecodable += 1
         metrics.CATALOGUE_SKIPPED.labels("command").inc()
         self._pass(lane, record.offset + 1)
         _log.error("record %d in lane %d of the commands is none", record.offset, lane)

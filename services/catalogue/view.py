@@ -12,37 +12,17 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import Any, TypeVar
-from uuid import UUID, uuid4, uuid5
 
-import xxhash
-
-from schemas.catalogue import (
-    API_SERVER,
-    FIRST_SIGNING_KEY,
-    THINGS,
-    Binding,
-    Device,
-    Equipment,
-    Key,
-    Location,
-    Point,
-    Revocation,
-    SigningKey,
-    Tenant,
-    Thing,
-    Trigger,
-    User,
-)
+from schemas.catalogue import THINGS, Key, Point, Revocation, SigningKey, Thing, Trigger
 from schemas.commands import Command
 from schemas.envelope import Change, Envelope, Logged
-from schemas.points import LANE_SHIFT, PointPolicy, Rule
+from schemas.points import PointPolicy, Rule
 from schemas.samples import Kind
 from schemas.topics import CATALOGUE_CHANGED
 from services import metrics
-from services.catalogue._points import Creations, PointIndex, Policies, special
-from services.catalogue._relations import Relation
+from services.catalogue._ids import first, new_point, origin_of, point_id, series_id
+from services.catalogue._points import Creations, Policies, special
+from services.catalogue._things import Things
 from services.catalogue.commands import Commands
 from services.clock import pause
 from services.errors import Malformed, Unavailable
@@ -50,94 +30,29 @@ from services.eventlog import EventLog
 
 _log = logging.getLogger(__name__)
 
-_POINT_IDS = UUID("8c5b8ac4-6d0e-5f0c-9d5e-3b7b0c7d8a11")
-"""Namespace of the ids of points that are named by nobody."""
-_API_SERVERS = UUID("d3f4f6b2-3a0e-5c55-9a0f-6f1f3f0f7c42")
-"""Namespace of the ids of the tenants' API servers."""
-API_SERVER_NAME = "API server"
-_LOW = (1 << LANE_SHIFT) - 1
 _BATCH_WAIT_MS = 500
 
-T = TypeVar("T", bound=Thing)
 Stamp = tuple[int, PointPolicy]
 """What a door writes on the samples of a point: its series and its policy."""
 
 
-@lru_cache(maxsize=65_536)
-def series_id(tenant: str, device: str, key: str) -> int:
-    """The 64-bit id of a series: 16 bits of the device's hash above 48 of the whole name's.
-
-    The upper bits choose the lane, so a device's series share one and lie together on disk.
-    """
-    device_name = f"{tenant}\0{device}".encode("utf-8", "surrogatepass")
-    name = device_name + b"\0" + key.encode("utf-8", "surrogatepass")
-    high = xxhash.xxh3_64_intdigest(device_name) & 0xFFFF
-    return high << LANE_SHIFT | xxhash.xxh3_64_intdigest(name) & _LOW
-
-
-def new_point(tenant: str, device: str, key: str, **members: Any) -> Point:
-    """A point with the series of its place, and, where `members` brings no `id`, an id made of it.
-
-    The id is derived and not drawn, so that doors which make the same point at once name it alike.
-    """
-    origin = members.get("origin") or key
-    point_id = members.pop("id", "") or _point_id(tenant, device, origin)
-    members.setdefault("name", key)
-    return Point(
-        point_id,
-        tenant=tenant,
-        device=device,
-        key=key,
-        series=series_id(tenant, device, origin),
-        **members,
-    )
-
-
-def _point_id(tenant: str, device: str, origin: str) -> str:
-    name = "\0".join((tenant, device, origin)).encode("utf-8", "surrogatepass").hex()
-    return str(uuid5(_POINT_IDS, name))
-
-
-@lru_cache(maxsize=4_096)
-def api_server_id(tenant: str) -> str:
-    """The id of the tenant's API server."""
-    return str(uuid5(_API_SERVERS, tenant))
-
-
-def first(thing: Thing) -> Change:
-    """The change that makes `thing` unless something of its kind and id exists; a claim of its own
-    each time.
-    """
-    return Change(thing.KIND, thing.id, thing.body(), first=True, claim=uuid4().hex)
-
-
-class View:
+class View(Things):
     """The catalogue of this process. Implements `services.dialects.Lookup`.
 
-    `revision` is the offset of the last record seen, -1 before the first. `undecodable` counts
-    records and bodies that could not be read.
+    `revision` is the offset of the last record seen, -1 before the first.
     """
 
     def __init__(
         self, *, keys_per_device_max: int = 10_000, commands: Commands | None = None
     ) -> None:
+        super().__init__()
         self.revision = -1
-        self.undecodable = 0
         self.commands = commands if commands is not None else Commands()
-        self._things: dict[str, dict[str, Thing]] = {kind: {} for kind in THINGS}
-        self._points = PointIndex()
-        self._devices: Relation[Device] = Relation(lambda device: device.tenant)
-        self._locations: Relation[Location] = Relation(lambda location: location.tenant)
-        self._triggers: Relation[Trigger] = Relation(lambda trigger: trigger.point)
-        self._bindings: Relation[Binding] = Relation(lambda binding: binding.point)
-        self._feeds: Relation[Binding] = Relation(lambda binding: binding.equipment)
         self._gone: set[str] = set()
         """Ids of points that were deleted."""
         self._policies = Policies(self._rules_of)
         self._stamps: dict[tuple[str, str], dict[str, Stamp]] = {}
         self._creations = Creations(keys_per_device_max)
-        self._key_by_digest: dict[str, str] = {}
-        self._tenant_by_uuid: dict[str, str] = {}
         self._callbacks: list[Callable[[Change], None]] = []
         self._moved = asyncio.Event()
         self._end: int | None = None
@@ -179,6 +94,8 @@ class View:
         if new is not None:
             things[change.id] = new
             self._index(new)
+        if cls in (SigningKey, Revocation):
+            self._order_signing_keys()
         self._tell(change)
         if cls is Revocation and (key := self.key(change.id)) is not None and not key.revoked:
             self._unindex(key)
@@ -205,7 +122,7 @@ class View:
         try:
             thing = cls.of({**change.body, "id": change.id})
             if isinstance(thing, Point):
-                place = _origin(thing)
+                place = origin_of(thing)
                 if thing.series != series_id(*place):
                     raise ValueError(f"series {thing.series:#x} is not that of {place}")
         except (TypeError, ValueError) as error:
@@ -216,47 +133,19 @@ class View:
         return thing
 
     def _skip(self, offset: int, reason: str) -> None:
-        self.undecodable += 1
         metrics.CATALOGUE_SKIPPED.labels("undecodable").inc()
         _log.error("record %d of the catalogue cannot be read: %s", offset, reason)
 
     def _index(self, thing: Thing) -> None:
+        super()._index(thing)
         if isinstance(thing, Point):
-            self._points.put(thing)
             self._restamp(thing)
             self._creations.end(thing.tenant, thing.device, thing.key)
-        elif isinstance(thing, Key):
-            self._key_by_digest.update((digest, thing.id) for digest, _ in thing.secrets)
-        elif isinstance(thing, Tenant) and thing.uuid:
-            self._tenant_by_uuid[thing.uuid] = thing.id
-        elif isinstance(thing, Device):
-            self._devices.put(thing)
-        elif isinstance(thing, Location):
-            self._locations.put(thing)
-        elif isinstance(thing, Trigger):
-            self._triggers.put(thing)
-        elif isinstance(thing, Binding):
-            self._bindings.put(thing)
-            self._feeds.put(thing)
 
     def _unindex(self, thing: Thing) -> None:
+        super()._unindex(thing)
         if isinstance(thing, Point):
-            self._points.remove(thing)
             self._restamp(thing)
-        elif isinstance(thing, Key):
-            for digest, _ in thing.secrets:
-                self._key_by_digest.pop(digest, None)
-        elif isinstance(thing, Tenant):
-            self._tenant_by_uuid.pop(thing.uuid, None)
-        elif isinstance(thing, Device):
-            self._devices.remove(thing)
-        elif isinstance(thing, Location):
-            self._locations.remove(thing)
-        elif isinstance(thing, Trigger):
-            self._triggers.remove(thing)
-        elif isinstance(thing, Binding):
-            self._bindings.remove(thing)
-            self._feeds.remove(thing)
 
     def _rules_of(self, point: str) -> tuple[Rule, ...]:
         """The rules of a point's triggers, by id."""
@@ -336,7 +225,7 @@ class View:
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback)
 
-    # -- Lookup ------------------------------------------------------------------------------------
+    # -- series, and how they are judged -----------------------------------------------------------
 
     def series(self, tenant: str, device: str, key: str) -> int:
         """The series id, whether or not anything was ever written to it."""
@@ -344,104 +233,6 @@ class View:
         if point is not None:
             return point.series
         return series_id(tenant, device, self.origin(tenant, device, key) or key)
-
-    def known(self, tenant: str, device: str, key: str) -> Point | None:
-        """The point at this key of the device."""
-        return self._points.at(tenant, device, key)
-
-    def point(self, tenant: str, point: str) -> Point | None:
-        """The point with this id."""
-        return _own(tenant, self._points.get(point))
-
-    def points(self, tenant: str, device: str) -> Mapping[str, Point]:
-        """Key to point, for all points of the device, in the order of their creation."""
-        return self._points.of(tenant, device)
-
-    def of_series(self, tenant: str, series: int) -> Point | None:
-        """The point whose samples have this series id."""
-        return _own(tenant, self._points.of_series(series))
-
-    def kept_minutes(self, series: int) -> int:
-        """For how long values of the series are kept; 0: for ever."""
-        point = self.point_of(series)
-        return 0 if point is None else point.keep_minutes
-
-    def api_server(self, tenant: str) -> Device:
-        """The tenant's device for values that are pushed by key alone; there always is one, on the
-        log or not.
-        """
-        found = self._own_device(tenant, device_id := api_server_id(tenant))
-        return found or Device(device_id, tenant, API_SERVER_NAME, API_SERVER)
-
-    def device(self, tenant: str, device: str) -> Device | None:
-        """The device with this id."""
-        found = self._own_device(tenant, device)
-        if found is None and device == api_server_id(tenant):
-            return self.api_server(tenant)
-        return found
-
-    def _own_device(self, tenant: str, device: str) -> Device | None:
-        found = self._get(Device, device)
-        return found if found is not None and found.tenant == tenant else None
-
-    def devices(self, tenant: str) -> Sequence[Device]:
-        """The tenant's devices in the order of creation; the API server among them."""
-        found, server = self._devices.of(tenant), api_server_id(tenant)
-        if self.tenant(tenant) is None or self._own_device(tenant, server) is not None:
-            return found
-        return [self.api_server(tenant), *found]
-
-    def location(self, tenant: str, location: str) -> Location | None:
-        """The location with this id."""
-        found = self._get(Location, location)
-        return found if found is not None and found.tenant == tenant else None
-
-    def locations(self, tenant: str) -> Sequence[Location]:
-        """The tenant's locations, in the order of creation."""
-        return self._locations.of(tenant)
-
-    def equipment(self, tenant: str, equipment: str) -> Equipment | None:
-        """The equipment with this id."""
-        found = self._get(Equipment, equipment)
-        return found if found is not None and found.tenant == tenant else None
-
-    def all_equipment(self, tenant: str) -> Sequence[Equipment]:
-        """The tenant's equipment, in the order of creation."""
-        own = [each for each in self._all(Equipment) if each.tenant == tenant]
-        return sorted(own, key=lambda each: (each.created_ms, each.id))
-
-    def binding(self, tenant: str, binding: str) -> Binding | None:
-        """The binding with this id, as long as both ends are there."""
-        found = self._get(Binding, binding)
-        return found if found is not None and self._tied(tenant, found) else None
-
-    def bindings(self, tenant: str, *, point: str = "", equipment: str = "") -> Sequence[Binding]:
-        """What a point feeds, or what an equipment is fed by, in the order of creation."""
-        found = self._bindings.of(point) if point else self._feeds.of(equipment)
-        return [binding for binding in found if self._tied(tenant, binding)]
-
-    def trigger(self, tenant: str, trigger: str) -> Trigger | None:
-        """The trigger with this id, as long as its point is there."""
-        found = self._get(Trigger, trigger)
-        of_point = None if found is None else self.point(tenant, found.point)
-        return None if of_point is None else found
-
-    def triggers(self, tenant: str, point: str) -> Sequence[Trigger]:
-        """A point's triggers, in the order of creation."""
-        return [] if self.point(tenant, point) is None else self._triggers.of(point)
-
-    def _tied(self, tenant: str, binding: Binding) -> bool:
-        """Whether both ends are the tenant's. A deletion that was cut short may leave one end."""
-        ends = (self.point(tenant, binding.point), self.equipment(tenant, binding.equipment))
-        return None not in ends
-
-    def tenant(self, tenant: str) -> Tenant | None:
-        """The tenant with this short name."""
-        return self._get(Tenant, tenant)
-
-    def tenant_of(self, uuid: str) -> str | None:
-        """The short name of the tenant that vendors' APIs call `uuid`."""
-        return self._tenant_by_uuid.get(uuid)
 
     def policy(self, point: Point) -> PointPolicy:
         """The policy to stamp on the point's samples; the same object for the same policy."""
@@ -480,6 +271,8 @@ class View:
     def free_policy(self, tenant: str) -> PointPolicy:
         """The policy of points whose samples bring their own type."""
         return self._policies.free(tenant)
+
+    # -- points that are made by first use ---------------------------------------------------------
 
     def creation(
         self,
@@ -525,6 +318,13 @@ class View:
             )
         )
 
+    def creation_failed(self, change: Change) -> None:
+        """The log may not have a change that `creation` gave: the next use of the key asks again at
+        once. Of two that got there after all the first counts.
+        """
+        if change.body is not None:
+            self._creations.end(*(change.body[name] for name in ("tenant", "device", "key")))
+
     def origin(self, tenant: str, device: str, key: str) -> str:
         """What the series of a new point at this key is made of, where it is not the key itself:
         another point took that series along when it got another key, or left it behind when it was
@@ -538,13 +338,15 @@ class View:
         return "" if origin == key else origin
 
     def _is_used(self, tenant: str, device: str, origin: str) -> bool:
-        if (point_id := _point_id(tenant, device, origin)) in self._gone:
+        if (id := point_id(tenant, device, origin)) in self._gone:
             return True
         place = (tenant, device, origin)
-        if (holder := self._get(Point, point_id)) is not None and _origin(holder) != place:
+        if (holder := self._get(Point, id)) is not None and origin_of(holder) != place:
             return True
         other = self._points.of_series(series_id(tenant, device, origin))
-        return other is not None and _origin(other) == place
+        return other is not None and origin_of(other) == place
+
+    # -- commands ----------------------------------------------------------------------------------
 
     def commands_of(self, point: Point, now_ms: int) -> Sequence[Command]:
         """The point's newest commands as they are at a moment, the newest first."""
@@ -558,97 +360,6 @@ class View:
         """Wait until every command is in that is on the log now. Raises Unavailable."""
         await self.commands.current()
 
-    def crowded(self, tenant: str, device: str, key: str) -> bool:
-        """Whether more than one point wants this key of the device, or the series of who has it.
-        The one created first has both.
-        """
-        return self._points.crowded(tenant, device, key)
-
-    def creation_failed(self, change: Change) -> None:
-        """The log may not have a change that `creation` gave: the next use of the key asks again at
-        once. Of two that got there after all the first counts.
-        """
-        if change.body is not None:
-            self._creations.end(*(change.body[name] for name in ("tenant", "device", "key")))
-
-    # -- for auth and control ----------------------------------------------------------------------
-
-    def key(self, key: str) -> Key | None:
-        """The credential with this public id."""
-        return self._get(Key, key)
-
-    def key_of_secret(self, digest: str) -> Key | None:
-        """The credential that has a secret with this digest; whether it is valid is not said."""
-        found = self._key_by_digest.get(digest)
-        return None if found is None else self._get(Key, found)
-
-    def revoked(self, token: str) -> bool:
-        """Whether the token of a user with this id was ended."""
-        return self._get(Revocation, Revocation.token_id(token)) is not None
-
-    def signing_keys(self) -> Sequence[SigningKey]:
-        """What access tokens are or were signed with, the first one too, in the order of their
-        turns; without those that were ended.
-        """
-        keys = sorted(
-            (FIRST_SIGNING_KEY, *self._all(SigningKey)),
-            key=lambda key: (key.signs_ms, key.created_ms, key.id),
-        )
-        ended = self._things[Revocation.KIND]
-        return [key for key in keys if Revocation.signing_key_id(key.id) not in ended]
-
-    def user(self, name: str) -> User | None:
-        """The user with this name."""
-        return self._get(User, name)
-
-    def point_of(self, series: int) -> Point | None:
-        """The point whose series this is, of any tenant."""
-        return self._points.of_series(series)
-
-    def retained(self) -> Sequence[Point]:
-        """The points whose values are not kept for ever."""
-        return self._points.retained()
-
-    def thing(self, kind: str, thing: str) -> Thing | None:
-        """Anything, by kind and id, also a point that stands back behind another."""
-        return self._things[kind].get(thing)
-
-    def tenants(self) -> Sequence[Tenant]:
-        """All tenants, by id."""
-        return self._all(Tenant)
-
-    def users(self) -> Sequence[User]:
-        """All users, by name."""
-        return self._all(User)
-
-    def keys(self, tenant: str) -> Sequence[Key]:
-        """The tenant's credentials, by id."""
-        return [key for key in self._all(Key) if key.tenant == tenant]
-
-    @property
-    def collisions(self) -> int:
-        """How many points are passed over because their series belongs to another."""
-        return self._points.shadowed
-
-    def _get(self, cls: type[T], thing: str) -> T | None:
-        found = self._things[cls.KIND].get(thing)
-        return found if isinstance(found, cls) else None
-
-    def _all(self, cls: type[T]) -> list[T]:
-        things = [
-            thing for thing in list(self._things[cls.KIND].values()) if isinstance(thing, cls)
-        ]
-        return sorted(things, key=lambda thing: thing.id)
-
 
 def _revoked(key: Key) -> Key:
     return replace(key, revoked=True, secrets=())
-
-
-def _origin(point: Point) -> tuple[str, str, str]:
-    """What a point's series is made of."""
-    return point.tenant, point.device, point.origin or point.key
-
-
-def _own(tenant: str, point: Point | None) -> Point | None:
-    return point if point is not None and point.tenant == tenant else None

@@ -25,7 +25,7 @@ _SECOND = b"0000-00-00T00:00:00"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came out; `failed` are the answers that were not 204."""
+    """What came out; `failed` are the answers that were not 204, and lost connections."""
 
     connections: int
     values: int

@@ -92,10 +92,13 @@ async def push(
 
     async def one(connection: Connection, number: int) -> None:
         body = json.dumps({"key": f"{key}{number % PARAMETERS}", "value": number + 1}).encode()
-        status, answer = await connection.request(head, body)
+        try:
+            status, answer = await connection.request(head, body)
+        finally:
+            # Else nobody would hear of what fails: the next ones wait for a connection.
+            free.put_nowait(connection)
         acknowledged[number] = time.monotonic()
         assert status == 200, (status, answer)
-        free.put_nowait(connection)
 
     began, tasks = time.monotonic(), []
     for number in numbers:

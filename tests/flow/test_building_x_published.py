@@ -54,7 +54,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
 
 def token_command() -> str:
     """The first command of the page."""
-    (lines,) = [found for found in commands(page(DOCUMENT), "curl \\") if "oauth" not in found]
+    (lines,) = commands(page(DOCUMENT), "curl \\")
     return restored([line for line in lines if line], TOKEN_LINES)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from services.dialects.building_x import DIALECT
+from services.dialects.building_x.paths import POINT, below
 from tests.support.plant import Plant, running
 from tests.support.processes import ROOT, wait_for
 
@@ -112,6 +114,8 @@ def test_too_many_that_wait_for_a_device_are_answered_429(plant: Plant) -> None:
     stored = {sink: plant.metric(name) for sink, name in ROWS_STORED.items()}
     answers = [api.client.http.request("PATCH", path, body, headers) for _ in range(2)]
     assert [status for status, _, _ in answers] == [200, 429]
+    [door] = [d for d in DIALECT.calls if (d.method, d.paths) == ("PATCH", below(POINT))]
+    assert {"200", "429"} <= door.docs["responses"].keys()
     assert int(answers[1][2]["retry-after"]) > 0
     for sink, rows in (("commands", 1), ("audit", 2 * 2)):
         name, wanted = ROWS_STORED[sink], stored[sink] + rows

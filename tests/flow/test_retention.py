@@ -17,7 +17,7 @@ from schemas.points import PointPolicy
 from schemas.queries import LatestQuery
 from schemas.rows import month_batches, sample_rows
 from schemas.samples import NO_QUALITY, Kind
-from services.catalogue.view import new_point
+from services.catalogue import new_point
 from services.clock import SystemClock
 from services.store import Store, open_store
 from tests.support.configured import ConfiguredPlant, configured

@@ -19,8 +19,7 @@ from schemas.catalogue import Trigger
 from schemas.envelope import Envelope
 from schemas.topics import CATALOGUE_CHANGED, TOPICS
 from services.auth import SECRET_FILE
-from services.catalogue import first, new_point, webhook_secret
-from services.catalogue.view import api_server_id
+from services.catalogue import api_server_id, first, new_point, webhook_secret
 from services.eventlog import open_eventlog
 from tests.flow.test_manage import command
 from tests.support.plant import Http, Plant, running

@@ -15,6 +15,7 @@ from schemas.topics import CALLS_AUDITED, TOPICS
 from services.catalogue import Control, View
 from services.clock import Clock, ManualClock
 from services.eventlog import EventLog, open_eventlog
+from services.metrics import CATALOGUE_SKIPPED
 
 SECRET = b"the installation's secret of the tests"
 
@@ -36,6 +37,11 @@ def a_control(log: EventLog, view: View, clock: Clock, **members: Any) -> Contro
     """A control with the settings' defaults."""
     plain = {"command_ms": 600_000, "device_commands_max": 100}
     return Control(log, view, clock, SECRET, **plain | members)
+
+
+def skipped(reason: str) -> float:
+    """How many records of the catalogue this process has passed over for that reason."""
+    return CATALOGUE_SKIPPED.labels(reason)._value.get()
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -23,7 +24,7 @@ from tests.support.plant import moment
 from tests.support.processes import wait_for
 
 
-class Reader:
+class Reader(ABC):
     """Reads what one door shows of a point. `shown` is what it was at each time."""
 
     def __init__(self, access: Access) -> None:
@@ -35,22 +36,22 @@ class Reader:
         """Whether the contract can name the point."""
         return True
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: Place) -> None:  # noqa: B027 (many need none)
         """Before anything is written."""
 
-    def look(self, place: Place, ts_ms: int) -> None:
+    def look(self, place: Place, ts_ms: int) -> None:  # noqa: B027 (many need none)
         """After a value was written at this time."""
 
-    def end(self, place: Place, last_ms: int) -> None:
+    def end(self, place: Place, last_ms: int) -> None:  # noqa: B027 (many need none)
         """When the last one was written, at this time."""
 
+    @abstractmethod
     def spelled(self, kind: Kind, value: Value, quality: int | None) -> Any:
         """How the dialect's page says that the value is shown."""
-        raise NotImplementedError
 
     def assert_refused(self, place: Place) -> None:
         """The door's answer for a point that it does not reach."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} reaches every point, {place} too")
 
 
 class BuildingXValues(Reader):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,7 @@ from tests.support.matrix import SOON_S, SPOKEN, Access, Place
 from tests.support.plant import moment
 
 
-class Writer:
+class Writer(ABC):
     """Writes values by one door. `with_quality`: the contract has a field for it."""
 
     with_quality = False
@@ -31,19 +32,19 @@ class Writer:
         """Whether the contract can name the point."""
         return True
 
+    @abstractmethod
     def taken(self, place: Place, kind: Kind, value: Value) -> tuple[Kind, Value] | None:
         """What the value is kept as; None where the contract cannot say it, or refuses it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def write(
         self, place: Place, ts_ms: int, kind: Kind, value: Value, quality: int | None
     ) -> None:
         """Write it, and see the door's answer."""
-        raise NotImplementedError
 
     def assert_refused(self, place: Place) -> None:
         """The door's answer for a point that it does not reach."""
-        raise NotImplementedError
+        raise AssertionError(f"{type(self).__name__} reaches every point, {place} too")
 
 
 class BuildingXIngest(Writer):

@@ -15,7 +15,8 @@ from services.listener import Listener
 
 
 async def _app(scope: Any, receive: Any, send: Any) -> None:
-    raise NotImplementedError
+    """Never called: ports are opened and closed here, and no request is sent."""
+    raise AssertionError(f"asked for {scope}")
 
 
 def test_a_server_that_ends_by_itself_is_noticed() -> None:

@@ -322,7 +322,11 @@ CALLS = (
         POINT,
         change,
         "Change what is given of a point",
-        {200: "the point", 409: "another type or id than the path's, or the key is taken"},
+        {
+            200: "the point",
+            409: "another type or id than the path's, or the key is taken",
+            429: "too many commands wait for the point's device",
+        },
         # Who configures needs another right than who commands: `change` asks for it.
         scope="",
         example={"type": "Point", "id": "…", "attributes": {"name": "Supply air"}},

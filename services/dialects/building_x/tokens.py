@@ -128,7 +128,9 @@ TOKEN = Call(
             400: "a member is missing, or another grant type",
             401: "unknown client or wrong secret",
             403: "another audience",
+            415: "another content type than those of JSON and of a form",
             429: "too many requests with wrong secrets",
+            503: "try again later",
         },
         example={
             "client_id": "…",

@@ -23,6 +23,7 @@ DELETED = Reply(200, _json.write({"count": 1}))
 """LoopBack's answer to a deletion by id."""
 _CODES = {"shared": errors.USER_SHARED, "self": errors.OWN_RIGHTS, "too_many": errors.TOO_MANY}
 _RESPONSES = {401: "no valid token, or a role that is too low", 503: "try again later"}
+_WITH_BODY = {400: "the body is not JSON"}
 
 
 def body_of(decoder: Decoder[T], inbound: Inbound) -> T:
@@ -108,7 +109,8 @@ def call(
     parameters: Mapping[str, str] | None = None,
 ) -> Call:
     """A door of these endpoints; `scope` is the right that it asks for."""
-    said = dict(sorted({**_RESPONSES, **responses}.items()))
+    read = {} if example is None else _WITH_BODY
+    said = dict(sorted({**_RESPONSES, **read, **responses}.items()))
     paths = (path,) if isinstance(path, str) else tuple(path)
     docs = described(summary, said, example=example, parameters=parameters)
     return Call(method, paths, auth, handle, refusal, scope, docs=docs)

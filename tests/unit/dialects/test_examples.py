@@ -32,6 +32,15 @@ def test_the_dialect_does_what_the_example_says(example: Example) -> None:
     _WALKS[type(door)](example, door, request, ListedLookup(example.things(), example.commands()))
 
 
+@pytest.mark.parametrize(
+    "example", [each for each in EXAMPLES if "status" in (each.json("reply") or {})], ids=str
+)
+def test_what_is_answered_is_in_the_docs_of_the_door(example: Example) -> None:
+    door = doors(DIALECTS[example.dialect])[example.json("request")["door"]]
+    assert not isinstance(door, Publish)
+    assert str(example.json("reply")["status"]) in door.docs["responses"]
+
+
 @pytest.mark.parametrize("name", DIALECTS)
 def test_a_dialect_has_examples_of_every_door_and_of_refusals(name: str) -> None:
     own = [example for example in EXAMPLES if example.dialect == name]

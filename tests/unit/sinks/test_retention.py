@@ -16,8 +16,7 @@ from schemas.catalogue import Point
 from schemas.envelope import Change, Envelope, Logged
 from schemas.queries import LatestQuery
 from schemas.topics import SAMPLES_ACCEPTED, TOPICS
-from services.catalogue import View
-from services.catalogue.view import new_point
+from services.catalogue import View, new_point
 from services.clock import ManualClock, SystemClock
 from services.errors import Malformed, Unavailable
 from services.eventlog import open_eventlog
