@@ -110,11 +110,7 @@ class Turnstile:
         received_ms: int,
         read_body: ReadBody | None,
     ) -> Inbound:
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
-        query = _query(scope)
+        headers, query = _headers(scope), _query(scope)
         principal = self.principal(dialect, door, headers, path, query)
         body = await read_body(headers) if read_body else b""
         route, base = scope["path"], self._base(scope, headers)
@@ -125,6 +121,17 @@ class Turnstile:
         if self.settings.links_base != LINKS_BY_HOST:
             return self.settings.links_base.rstrip("/")
         return f"{scope.get('scheme', 'http')}://{headers.get('host', '')}"
+
+
+def _headers(scope: Scope) -> dict[str, str]:
+    """The header's fields, names in lower case; several lines of one are one list: RFC 9110,
+    section 5.2.
+    """
+    headers: dict[str, str] = {}
+    for raw, value in scope["headers"]:
+        name, text = raw.decode("latin-1").lower(), value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {text}" if name in headers else text
+    return headers
 
 
 def _query(scope: Scope) -> dict[str, str]:

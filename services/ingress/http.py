@@ -8,11 +8,15 @@ router.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import cache
 from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request
+from starlette.routing import compile_path
 
 from services.dialects import Actions, Call, Dialect, Inbound, Lookup, Push, Reply
 from services.doors import Door, Headers, Scope, Turnstile, router_of
@@ -95,9 +99,28 @@ def push_routes(dialects: Iterable[Dialect], doors: DoorsIn) -> APIRouter:
 
 
 def stray_reply(dialects: Iterable[Dialect], path: str, status: int, now_ms: int) -> Reply | None:
-    """The answer to a path below a dialect's prefixes that hit none of its doors."""
-    error = Unknown("no such path") if status == 404 else WrongMethod("not by this method")
+    """The answer to what hit no door: by another method than the doors at this path have (405), in
+    their words; or below a dialect's prefixes.
+    """
+    doors = _doors_at(dialects, path) if status == 405 else []
+    if doors:
+        reply = doors[0].refused(WrongMethod("not by this method"), now_ms)
+        allowed = ", ".join(sorted({door.method for door in doors}))
+        return replace(reply, headers=(*reply.headers, ("Allow", allowed)))
     for dialect in dialects:
         if dialect.refused and any(path.startswith(prefix) for prefix in dialect.prefixes):
-            return dialect.refused(error, now_ms)
+            return dialect.refused(Unknown("no such path"), now_ms)
     return None
+
+
+def _doors_at(dialects: Iterable[Dialect], path: str) -> list[Door]:
+    every: list[Door] = []
+    for dialect in dialects:
+        every += [*dialect.pushes, *dialect.reads, *dialect.follows, *dialect.calls]
+    return [door for door in every if any(_pattern(each).fullmatch(path) for each in door.paths)]
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    """What fits the path of a door; the same as the router's."""
+    return compile_path(path)[0]

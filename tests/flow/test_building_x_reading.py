@@ -379,9 +379,13 @@ def test_the_command_and_the_api_are_about_the_same_things(
 def test_a_stray_path_is_refused_in_the_vendors_words(reader: Api) -> None:
     for prefix in PREFIXES:
         for method, path, wanted in (("GET", "/nothing", 404), ("PUT", "/devices", 405)):
-            status, document, _ = reader(method, path, prefix=prefix)
+            status, document, headers = reader(method, path, prefix=prefix)
             assert status == wanted
+            assert headers.get("allow") == ("GET, POST" if wanted == 405 else None)
             assert document["errors"][0]["status"] == str(status)
+    # The token endpoint has words of its own.
+    status, document = reader.http.request("GET", "/oauth/token")[:2]
+    assert (status, document["error"]) == (405, "invalid_request")
     # What begins with no vendor's words is nobody's.
     assert reader.http.request("GET", "/nothing")[:2] == (404, {"error": "no such door"})
 

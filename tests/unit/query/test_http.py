@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -101,7 +101,7 @@ DIALECT = Dialect(
 def get(
     echo: Echo,
     *urls: str,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
     settings: Settings | None = None,
 ) -> list[httpx.Response]:
     """The responses to requests that are sent at the same time."""
@@ -117,7 +117,8 @@ def get(
         app.include_router(query_routes([DIALECT], turnstile, echo, None))  # type: ignore[arg-type]
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            asked = [asyncio.create_task(client.get(url, headers=headers)) for url in urls]
+            sent = httpx.Headers(headers)
+            asked = [asyncio.create_task(client.get(url, headers=sent)) for url in urls]
             while not echo.gate.is_set() and not all(t.done() for t in asked[1:]):
                 await asyncio.sleep(0.001)
             echo.gate.set()
@@ -127,6 +128,11 @@ def get(
 
 
 AUTHORIZED = {"authorization": "Bearer right"}
+
+
+def test_lines_of_one_header_are_one_list() -> None:
+    [response] = get(Echo(), "/open", headers=[("X-Odd", "7"), ("Y", "8"), ("x-odd", "9")])
+    assert response.json()["x-odd"] == "7, 9"
 
 
 @pytest.mark.parametrize(
