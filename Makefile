@@ -18,6 +18,8 @@ endif
 
 KAFKA_PORT ?= 9092
 KAFKA_DIR ?= .kafka
+# Processes that share the tests out among them: one has its hands full with brokers and containers.
+WORKERS ?= 2
 ROUNDS ?=
 SEED ?=
 IMAGE ?= lineshaft:latest
@@ -47,7 +49,7 @@ run: setup ## Run everything on the embedded engines with the demo plant: HTTP 8
 demo: run ## The same as run
 
 test: setup ## Every test that this machine can run
-	@exec $(BIN)/pytest
+	@exec $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
 check: lint types imports ## Lint, types, import rules and the fast tests
 	@exec $(BIN)/pytest -q $(FAST)

@@ -28,6 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests (`make test`), a file is one's; so is the whole of the system
+    tests, whose brokers and containers need the machine, and which begin first.
+    """
+    items.sort(key=lambda item: not _is_system(item))
+    for item in items:
+        group = "system" if _is_system(item) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _is_system(item: pytest.Item) -> bool:
+    return item.nodeid.startswith("tests/system/")
+
+
 def pytest_report_header() -> str:
     """The line that lets somebody run the same again."""
     required = ",".join(sorted(_required())) or "nothing"
