@@ -103,17 +103,20 @@ def newest(where: str) -> str:
 
 
 def _taken(places: Sequence[tuple[int, int]]) -> Statement:
-    # Sent as two columns: an array of tuples would outgrow a form field. The bounds of time leave
-    # out whole months before the set is looked at. The other columns are read only where a place is
-    # found, which is safe before FINAL: all rows of a key have the same place.
+    # Sent as two columns: an array of tuples would outgrow a form field. The set alone is PREWHERE:
+    # it reads series and time, and the other columns only where a place is found, which is safe
+    # before FINAL, for all rows of a key have the same place. The bounds of time leave out whole
+    # months before anything is read. Beside the set they would be compared for each row that it
+    # passes over, in a reading of their own: a tenth of the question's time.
     pairs = (
         "SELECT place.1, fromUnixTimestamp64Milli(place.2, 'UTC') FROM"
         " (SELECT arrayJoin(arrayZip({series:Array(UInt64)}, {ts_ms:Array(Int64)})) AS place)"
     )
-    where = f"ts BETWEEN {_TIME('first_ms')} AND {_TIME('last_ms')} AND (series, ts) IN ({pairs})"
+    bounds = f"ts BETWEEN {_TIME('first_ms')} AND {_TIME('last_ms')}"
     times = [ts_ms for _, ts_ms in places]
     return Statement(
-        f"{_COLUMNS} PREWHERE {where} ORDER BY series, ts {_settings(READ_SECONDS_MAX)}",
+        f"{_COLUMNS} PREWHERE (series, ts) IN ({pairs}) WHERE {bounds}"
+        f" ORDER BY series, ts {_settings(READ_SECONDS_MAX)}",
         {
             "series": [series for series, _ in places],
             "ts_ms": times,

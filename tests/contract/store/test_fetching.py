@@ -17,6 +17,7 @@ from schemas.queries import LatestQuery, RangeQuery, TakenQuery
 from schemas.rows import sample_rows
 from schemas.samples import TS_MS_MAX, Kind
 from services.store import Query, Store
+from services.store._sql import statements
 from tests.contract.store._places import Place, opened
 from tests.support.builders import NOW_MS, a_block, a_policy, a_sample
 from tests.support.rounds import seed
@@ -167,6 +168,21 @@ def test_the_places_that_are_taken_are_found_exactly(place: Place) -> None:
             await put(store, (1, 10, 1), (1, 11, 1), (2, 10, 1), (2, 20, MIDDLE), (2, 20, 4))
             asked = TakenQuery((2, 1, 1, 2, 2, 1), (20, 10, 10, 11, 0, TS_MS_MAX - 1))
             assert await found(store, asked) == [(1, 10, 1), (2, 20, MIDDLE)]
+
+    asyncio.run(body())
+
+
+def test_only_the_months_of_the_places_are_read(place: Place) -> None:
+    year = [month * 31 * 86_400_000 for month in range(12)]
+
+    async def body() -> None:
+        async with opened(place) as store:
+            for ts_ms in year:
+                await put(store, (1, ts_ms, 1))
+            [asked] = statements(TakenQuery((1, 1), (year[3], year[4])))
+            read = await store.rows(f"EXPLAIN ESTIMATE {asked.sql}", asked.parameters)
+            # Database, table, parts, rows, marks.
+            assert [tuple(row)[1:4] for row in read] == [("samples", 2, 2)]
 
     asyncio.run(body())
 

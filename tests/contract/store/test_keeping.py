@@ -47,6 +47,29 @@ def test_migrations_are_applied_once(place: Place) -> None:
     asyncio.run(body())
 
 
+def test_a_month_is_not_written_again_for_a_few_small_inserts(place: Place) -> None:
+    of_its_own = (
+        "CREATE TABLE eager AS samples ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(ts)"
+    )
+    parts = "SELECT countIf(table = 'samples'), countIf(table = 'eager') FROM system.parts"
+    parts += " WHERE active AND database = currentDatabase()"
+
+    async def body() -> None:
+        async with opened(place) as store:
+            await store.rows(f"{of_its_own} ORDER BY (tenant, series, ts)")
+            for number in range(7):
+                rows = sample_rows(judged([(1, 10 + number, 1)]))
+                await store.insert("samples", rows)
+                await store.insert("eager", rows)
+            async with asyncio.timeout(60):
+                while (counts := (await store.rows(parts))[0])[1] == 7:
+                    # What the engine does of itself, it has done by now: five are enough for it.
+                    await asyncio.sleep(0.05)
+            assert counts[0] == 7
+
+    asyncio.run(body())
+
+
 def test_a_migration_that_was_changed_afterwards_stops_the_start(place: Place) -> None:
     async def body() -> None:
         async with opened(place) as store:

@@ -86,3 +86,11 @@ def test_a_range_of_one_series_may_stop_at_its_limit() -> None:
     [two] = statements(A_RANGE)
     assert "LIMIT {limit:UInt64} SETTINGS" in one.sql
     assert "LIMIT {limit:UInt64} BY series SETTINGS" in two.sql
+
+
+def test_nothing_but_the_set_is_asked_of_the_rows_that_it_passes_over() -> None:
+    [statement] = statements(TakenQuery((1, 2), (10, 20)))
+    before, where = statement.sql.partition(" WHERE ts BETWEEN ")[::2]
+    assert re.search(r"PREWHERE \(series, ts\) IN \(SELECT [^\n]* AS place\)\)$", before)
+    assert "first_ms" in where
+    assert "last_ms" in where
