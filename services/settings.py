@@ -244,7 +244,11 @@ class Settings:
     )
     sink_rows: int = _setting(50_000, "Rows of one insert.", low=1, high=1_000_000)
     sink_wait_ms: int = _setting(
-        500, "Longest time that a row waits for its insert.", low=10, high=60_000
+        1_000,
+        "Longest time that a row waits for its insert. ClickHouse wants few inserts: each leaves a "
+        "part that is merged.",
+        low=10,
+        high=60_000,
     )
     tail_rows_max: int = _setting(
         5_000_000,

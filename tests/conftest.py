@@ -1,4 +1,4 @@
-"""What every test sees: one seed for the run, and the rule for skips.
+"""What every test sees: one seed for the run, how tests are shared out, and the rule for skips.
 
 A test that needs Kafka, a container engine or ClickHouse's image carries the marker `needs_kafka`,
 `needs_containers` or `needs_clickhouse` and skips itself where there is none.
@@ -12,7 +12,12 @@ import os
 import secrets
 from collections.abc import Generator
 
+import hypothesis
 import pytest
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 KINDS = ("kafka", "containers", "clickhouse")
 

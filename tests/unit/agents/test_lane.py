@@ -185,7 +185,7 @@ async def _checkpoint(runner: Runner) -> None:
         runner.start()
 
 
-@settings(max_examples=rounds(150), deadline=None)
+@settings(max_examples=rounds(150))
 @given(st.integers(0, 2**32))
 def test_whatever_a_runner_loses_repeats_or_reorders_changes_nothing(seed: int) -> None:
     assert asyncio.run(_run(seed)) == _reference()

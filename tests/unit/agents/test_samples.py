@@ -397,7 +397,7 @@ def records(draw: st.DrawFn) -> Envelope:
     return an_envelope(*items, entries=entries)
 
 
-@settings(max_examples=rounds(100), deadline=None)
+@settings(max_examples=rounds(100))
 @hypothesis.seed(seed())
 @given(
     st.lists(records(), min_size=1, max_size=10),

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.blocks import Block
@@ -60,7 +60,6 @@ moments = st.integers(1, 5)
 limits = st.integers(1, 4)
 
 
-@settings(deadline=None)
 @given(st.lists(moments, max_size=9), limits)
 def test_the_pages_of_locations_and_devices_have_each_once_in_the_order_of_creation(
     created: list[int], limit: int
@@ -78,7 +77,6 @@ def test_the_pages_of_locations_and_devices_have_each_once_in_the_order_of_creat
     assert walk("/devices", view, limit) == [server, *wanted]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(moments, max_size=4), max_size=4), limits)
 def test_the_pages_of_points_go_device_by_device(created: list[list[int]], limit: int) -> None:
     things: list[Thing] = [TENANT]

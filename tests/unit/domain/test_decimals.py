@@ -86,7 +86,7 @@ NUMBERS = PLAIN | LONG_ONES | FINITE | EDGES
 WIDTHS = st.sampled_from([0.1, 0.01, 1e-10, 0.3, 1.0, 5e-324, 1e308]) | NUMBERS.map(abs)
 
 
-@settings(max_examples=rounds(400), deadline=None)
+@settings(max_examples=rounds(400))
 @hypothesis.seed(seed())
 @given(NUMBERS, WIDTHS, ULPS, st.booleans())
 def test_at_the_border_of_a_band(base: float, band: float, ulps: int, above: bool) -> None:
@@ -96,7 +96,7 @@ def test_at_the_border_of_a_band(base: float, band: float, ulps: int, above: boo
     check(value, base, a_policy(band=band))
 
 
-@settings(max_examples=rounds(400), deadline=None)
+@settings(max_examples=rounds(400))
 @hypothesis.seed(seed())
 @given(st.lists(st.floats(1e-3, 1e6), min_size=2, max_size=2), st.integers(-1, 1))
 def test_at_the_border_with_17_digits_each(numbers: list[float], ulps: int) -> None:
@@ -106,7 +106,7 @@ def test_at_the_border_with_17_digits_each(numbers: list[float], ulps: int) -> N
     check(base, nudged(base + base * (band / 1e4), ulps), a_policy(band_percent=band / 100))
 
 
-@settings(max_examples=rounds(400), deadline=None)
+@settings(max_examples=rounds(400))
 @hypothesis.seed(seed())
 @given(NUMBERS, WIDTHS, ULPS, st.booleans(), st.sampled_from([0.0, 0.1]))
 def test_at_the_border_of_a_percentage(
@@ -118,14 +118,14 @@ def test_at_the_border_of_a_percentage(
     check(base, value, a_policy(band=band, band_percent=percent))
 
 
-@settings(max_examples=rounds(300), deadline=None)
+@settings(max_examples=rounds(300))
 @hypothesis.seed(seed())
 @given(NUMBERS, NUMBERS, WIDTHS | st.just(0.0), WIDTHS | st.just(0.0))
 def test_of_any_numbers(base: float, value: float, band: float, percent: float) -> None:
     check(base, value, a_policy(band=band, band_percent=percent))
 
 
-@settings(max_examples=rounds(300), deadline=None)
+@settings(max_examples=rounds(300))
 @hypothesis.seed(seed())
 @given(
     st.integers(-(2**63), 2**63 - 1) | st.integers(-1000, 1000),
@@ -140,7 +140,7 @@ def test_of_whole_numbers(base: int, beside: int, band: float, percent: float) -
             check(base, value, a_policy(band=band, band_percent=percent), Kind.LONG)
 
 
-@settings(max_examples=rounds(400), deadline=None)
+@settings(max_examples=rounds(400))
 @hypothesis.seed(seed())
 @given(st.integers(-(10**6), 10**6), st.integers(-150, 150), st.integers(1, 100), st.integers(0, 9))
 def test_numbers_of_few_digits_never_go_back_to_the_specification(

@@ -140,7 +140,7 @@ def run(judge: Judge, reference: ReferenceLane, epoch: int, turns: list[Turn]) -
     judge.settle(len(turns))
 
 
-@settings(max_examples=rounds(200), deadline=None)
+@settings(max_examples=rounds(200))
 @hypothesis.seed(seed())
 @given(TURNS, st.integers(0, 10))
 def test_kernels_agree_with_the_specification(turns: list[Turn], rows_max: int) -> None:
@@ -149,7 +149,7 @@ def test_kernels_agree_with_the_specification(turns: list[Turn], rows_max: int) 
     run(judge, ReferenceLane(ModelStore(), whole=True), 1, turns)
 
 
-@settings(max_examples=rounds(100), deadline=None)
+@settings(max_examples=rounds(100))
 @hypothesis.seed(seed())
 @given(TURNS, TURNS, st.integers(0, 10))
 def test_kernels_agree_when_the_memory_was_lost(

@@ -118,7 +118,7 @@ HISTORIES = given(
 )
 
 
-@settings(max_examples=rounds(200), deadline=None)
+@settings(max_examples=rounds(200))
 @hypothesis.seed(seed())
 @HISTORIES
 def test_the_highest_version_is_the_sequential_result(
@@ -137,7 +137,6 @@ def test_without_an_epoch_a_log_made_anew_gives_wrong_results() -> None:
         # The first one will do: to make it small takes longer than to find it.
         @settings(
             max_examples=2000,
-            deadline=None,
             database=None,
             derandomize=True,
             phases=[Phase.generate],

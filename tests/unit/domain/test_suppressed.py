@@ -72,7 +72,7 @@ class Reference:
         return out
 
 
-@settings(max_examples=rounds(80), deadline=None)
+@settings(max_examples=rounds(80))
 @hypothesis.seed(seed())
 @given(RECORDS)
 def test_the_kernel_agrees_with_the_specification(
@@ -104,7 +104,7 @@ def test_the_kernel_agrees_with_the_specification(
             lane = Lane.unpack(lane.pack())
 
 
-@settings(max_examples=rounds(150), deadline=None)
+@settings(max_examples=rounds(150))
 @hypothesis.seed(seed())
 @given(
     st.lists(

@@ -96,19 +96,19 @@ async def survives(stream: bytes, cuts: list[int]) -> None:
     desk.listener.lost(client.session)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(mutated_streams(), st.lists(st.integers(0, 4_096), max_size=6))
 def test_mutated_packets_harm_nobody(stream: bytes, cuts: list[int]) -> None:
     asyncio.run(survives(stream, cuts))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_harm_nobody(noise: bytes, logged_in: bool) -> None:
     asyncio.run(survives((connect() if logged_in else b"") + noise, []))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.booleans()), min_size=1, max_size=30),
     st.lists(st.integers(0, 2_000), max_size=8),

@@ -79,7 +79,7 @@ blocks = st.lists(st.tuples(st.lists(samples(), max_size=5), POLICIES), min_size
 )
 
 
-@settings(max_examples=rounds(100), deadline=None)
+@settings(max_examples=rounds(100))
 @given(blocks, st.booleans())
 def test_a_block_comes_back_as_it_was(block: Block, judged: bool) -> None:
     if judged:
@@ -91,7 +91,7 @@ def test_a_block_comes_back_as_it_was(block: Block, judged: bool) -> None:
     assert list(back.record.samples()) == list(block.samples())  # type: ignore[union-attr]
 
 
-@settings(max_examples=rounds(50), deadline=None)
+@settings(max_examples=rounds(50))
 @given(st.lists(st.lists(samples(), max_size=4), max_size=4), POLICIES)
 def test_joined_blocks_have_the_rows_of_all_in_order(
     parts: list[list[Sample]], policy: PointPolicy
@@ -137,14 +137,14 @@ def test_the_bits_of_doubles_and_longs_are_exact() -> None:
     assert bits_of(Kind.LONG, 2**63 - 1) == 2**63 - 1
 
 
-@settings(max_examples=rounds(300), deadline=None)
+@settings(max_examples=rounds(300))
 @given(st.binary(max_size=300), st.sampled_from(["block", "receipts", "letter", "change", "zzz"]))
 def test_any_bytes_are_a_record_or_undecodable(body: bytes, kind: str) -> None:
     headers = [("kind", kind.encode()), ("v", b"1")]
     assert isinstance(decode(body, headers), Undecodable | Envelope)
 
 
-@settings(max_examples=rounds(300), deadline=None)
+@settings(max_examples=rounds(300))
 @given(st.data())
 def test_a_damaged_block_is_a_record_or_undecodable(data: st.DataObject) -> None:
     policy = PointPolicy("demo")
