@@ -31,7 +31,7 @@ from schemas.topics import (
     SINK_GROUP,
 )
 from services.errors import Unavailable
-from services.eventlog import Batch, EventLog, Span
+from services.eventlog import Batch, EventLog, Reader, Span
 from services.metrics import LATEST_SERIES, TAIL_ROWS
 from services.query._fence import Fence
 from services.query._latest import Latest
@@ -42,8 +42,10 @@ from services.store import Store
 _RECORDS_MAX = 64
 _REST_ROWS = 4_096
 """After so many rows the event loop's other tasks get their turn."""
-_COMMITTED_SECONDS = 2
+_COMMITTED_SECONDS, _COMMITTED_WAIT_SECONDS = 2, 0.5
 _BACK_OFF_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+_KEPT_FAILURES = 10
+"""After so many in a row, more than half a minute, the reader makes place for a new one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -152,10 +154,13 @@ class LiveView:
             except (Unavailable, _Gap) as error:
                 if isinstance(error, _Gap):
                     self._warm = self._ready = False
-                seconds = _BACK_OFF_SECONDS[min(self._failures, len(_BACK_OFF_SECONDS) - 1)]
-                self._failures += 1
-                _logger.warning("live view goes on in %.1f s: %s", seconds, error)
-                await asyncio.sleep(seconds)
+                await self._rest(error)
+
+    async def _rest(self, error: Exception) -> None:
+        seconds = _BACK_OFF_SECONDS[min(self._failures, len(_BACK_OFF_SECONDS) - 1)]
+        self._failures += 1
+        _logger.warning("live view goes on in %.1f s: %s", seconds, error)
+        await asyncio.sleep(seconds)
 
     async def _start(self) -> None:
         self._life = await self._log.incarnation(SAMPLES_ACCEPTED)
@@ -176,21 +181,37 @@ class LiveView:
 
     async def _follow(self) -> None:
         async with self._log.reader([SAMPLES_ACCEPTED, LANES_STORED]) as reader:
-            for lane, offset in self._offsets.items():
-                reader.seek(SAMPLES_ACCEPTED, lane, offset)
-            reader.seek(LANES_STORED, 0, self._marks_offset)
+            self._place(reader)
             looked = asyncio.get_running_loop().time()
             while True:
-                batch = await reader.batch(records_max=_RECORDS_MAX)
-                if batch is not None:
-                    await self._take(batch)
+                try:
+                    if batch := await reader.batch(records_max=_RECORDS_MAX):
+                        await self._take(batch)
+                except Unavailable as error:
+                    # It finds its way back by itself, and sooner than a new one does.
+                    if self._failures >= _KEPT_FAILURES:
+                        raise
+                    await self._rest(error)
+                    self._place(reader)
                 now = asyncio.get_running_loop().time()
                 if self._tail.waits and now - looked > _COMMITTED_SECONDS:
                     looked = now
                     await self._take_committed()
 
+    def _place(self, reader: Reader) -> None:
+        for lane, offset in self._offsets.items():
+            reader.seek(SAMPLES_ACCEPTED, lane, offset)
+        reader.seek(LANES_STORED, 0, self._marks_offset)
+
     async def _take_committed(self) -> None:
-        for lane, offset in (await self._log.committed(SINK_GROUP, SAMPLES_ACCEPTED)).items():
+        """Free what is stored, as far as the log tells in time: nobody who reads waits for that."""
+        try:
+            async with asyncio.timeout(_COMMITTED_WAIT_SECONDS):
+                committed = await self._log.committed(SINK_GROUP, SAMPLES_ACCEPTED)
+        except (TimeoutError, Unavailable) as error:
+            _logger.info("live view: commits are looked at again later: %r", error)
+            return
+        for lane, offset in committed.items():
             # What was not read yet is passed over, as at the start.
             if offset <= self._offsets.get(lane, -1):
                 self._tail.stored(lane, offset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -372,13 +372,25 @@ class FaultyLog:
         self._log = log
         self.away = self.anew = False
         self.gone: set[int] = set()
+        self.readers = 0
+        self.asked_in_vain = 0
+        self.commits: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """What happens to who asks for commits; None: they are told."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
 
     def reader(self, *args: Any, **kwargs: Any) -> FaultyReader:
         """A reader of the log under it."""
+        self.readers += 1
         return FaultyReader(self, self._log.reader(*args, **kwargs))
+
+    async def committed(self, *args: Any) -> Mapping[int, int]:
+        """The commits of the log under it."""
+        if self.commits is not None:
+            self.asked_in_vain += 1
+            await self.commits()
+        return await self._log.committed(*args)
 
 
 class FaultyReader:
@@ -437,6 +449,31 @@ def test_a_log_that_is_away_costs_nothing(tmp_path: Path) -> None:
         log.away = True
         await accepted.append([(1, 9, 5)])
         await until(lambda: not log.away)
+        await until(lambda: has_read(view, accepted, 0))
+        assert log.readers == 1, "the same reader finds its way back"
+
+    with_faults(tmp_path, body)
+
+
+async def fail() -> None:
+    """As a log that is away."""
+    raise Unavailable("nobody tells commits")
+
+
+@pytest.mark.parametrize("commits", [fail, asyncio.Event().wait], ids=["refused", "never told"])
+def test_nobody_who_reads_waits_for_commits(
+    tmp_path: Path, commits: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    async def body(view: LiveView, log: FaultyLog, accepted: Accepted, sink: Sink) -> None:
+        log.commits = commits
+        for turn in range(3):
+            await until(lambda turn=turn: log.asked_in_vain > turn)
+            began = asyncio.get_running_loop().time()
+            await accepted.append([(1, 9 + turn, 5)])
+            await until(lambda: has_read(view, accepted, 0))
+            assert asyncio.get_running_loop().time() - began < 2
+        assert log.readers == 1
+        log.commits = None
 
     with_faults(tmp_path, body)
 
