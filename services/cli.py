@@ -123,6 +123,11 @@ def _run(chosen: Settings, arguments: argparse.Namespace) -> int:
     available = _services(feed=not arguments.no_feed)
     services = [available[name] for name in available if name in arguments.services]
 
+    # In the loop it would keep all else waiting: the log, the health check, the demo's calls.
+    _logger.info("loading compiled code; where there is none yet, that takes about a minute")
+    for service in services:
+        service.warm()
+
     async def announce(running: Runtime, address: str) -> None:
         plant = available["demo"]
         if plant in services and isinstance(plant, demo.DemoService):

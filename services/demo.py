@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
-from schemas.catalogue import INGEST, READ, ROLES, SCOPES
+from schemas.catalogue import INGEST, READ, ROLES, SCOPES, Device, Key
 from schemas.samples import Kind
 from services.clock import Clock
 from services.listener import netloc
@@ -49,6 +49,9 @@ class DemoService:
     """Writes `demo.json` once the doors listen, then feeds them."""
 
     name = "demo"
+
+    def warm(self) -> None:
+        """There is nothing to be loaded."""
 
     def __init__(self, *, feed: bool = True) -> None:
         self._feed = feed
@@ -98,8 +101,8 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
     tenant = view.tenant(TENANT) or await control.add_tenant(TENANT, TENANT_NAME)
     plant: dict[str, Any] = {}
     for part, name in (("building_x", "Boiler house"), ("feed_building_x", "Machine 1")):
-        device = await control.add_device(TENANT, name)
-        point = await control.add_point(
+        device = await _device(runtime, name)
+        point = view.known(TENANT, device.id, "temperature") or await control.add_point(
             TENANT,
             device.id,
             "temperature",
@@ -107,7 +110,7 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
             unit="°F",
             name=f"{name} temperature",
         )
-        key, secret = await control.add_key(TENANT, use="client", name=name, scopes=(INGEST, READ))
+        key, secret = await _key(runtime, name, use="client", scopes=(INGEST, READ))
         plant[part] = {
             "client_id": key.id,
             "client_secret": secret,
@@ -123,10 +126,8 @@ async def make_plant(runtime: Runtime) -> dict[str, Any]:
     else:
         _, password = await control.add_user(USER, {TENANT: SCOPES})
     for part, name in (("opticloud", "smartMINI 1"), ("feed_opticloud", "Office sensor")):
-        device = await control.add_device(TENANT, name)
-        _, token = await control.add_key(
-            TENANT, use="device", name=name, scopes=(INGEST,), device=device.id
-        )
+        device = await _device(runtime, name)
+        _, token = await _key(runtime, name, use="device", scopes=(INGEST,), device=device.id)
         plant[part] = {
             "username": USER,
             "password": password,
@@ -142,10 +143,24 @@ async def _next_plus(runtime: Runtime) -> dict[str, str]:
     """A token for each role, and the device that the parameters are points of."""
     made = {"device_id": runtime.view.api_server(TENANT).id}
     for role in ("editor", "operator", "viewer"):
-        _, made[f"{role}_token"] = await runtime.control.add_key(
-            TENANT, use="api", name=f"Next Plus {role}", scopes=ROLES[role]
+        _, made[f"{role}_token"] = await _key(
+            runtime, f"Next Plus {role}", use="api", scopes=ROLES[role]
         )
     return made
+
+
+async def _device(runtime: Runtime, name: str) -> Device:
+    """The demo's device of this name, also where an earlier try was cut short."""
+    known = (each for each in runtime.view.devices(TENANT) if each.name == name)
+    return next(known, None) or await runtime.control.add_device(TENANT, name)
+
+
+async def _key(runtime: Runtime, name: str, *, use: str, **given: Any) -> tuple[Key, str]:
+    """A new key and its secret. One of an earlier try ends: nobody has its secret."""
+    for each in runtime.view.keys(TENANT):
+        if (each.name, each.use) == (name, use) and not each.revoked:
+            await runtime.control.revoke_key(each.id)
+    return await runtime.control.add_key(TENANT, use=use, name=name, **given)
 
 
 def hints(plant: dict[str, Any]) -> str:

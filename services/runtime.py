@@ -94,12 +94,17 @@ class Mounted:
 
 
 class Service(Protocol):
-    """A service of `lineshaft run`: `mount` starts its tasks in the group and returns its face.
-    Tasks end when `stop` is set: when the doors are closed and drained, so that what they took in
-    is still judged while they answer.
+    """A service of `lineshaft run`: `warm` does what stops the process for long, as nothing waits
+    for it yet; `mount` starts its tasks in the group and returns its face. Tasks end when `stop` is
+    set: when the doors are closed and drained, so that what they took in is still judged while they
+    answer.
     """
 
     name: str
+
+    def warm(self) -> None:
+        """Have compiled code loaded, or made."""
+        ...
 
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event

@@ -13,6 +13,7 @@ from services import registry
 from services.agents._contract import Agent, Outcome
 from services.agents._guard import guarded, until_available
 from services.agents._lane import Parts, Readiness
+from services.domain import memory
 from services.errors import Unavailable
 from services.runtime import Mounted, Runtime
 
@@ -28,6 +29,10 @@ class AgentsService:
     """All agents of one process, on the runner that the settings name."""
 
     name = "agents"
+
+    def warm(self) -> None:
+        """Have the judge's kernels compiled, or loaded."""
+        memory.warm()
 
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event

@@ -5,7 +5,7 @@ dialects.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from schemas.catalogue import Key
@@ -31,15 +31,18 @@ class IngressService:
 
     name = "ingress"
 
+    def warm(self) -> None:
+        """Have the scanners of hot doors compiled, or loaded."""
+        for dialect in _spoken():
+            if dialect.warm:
+                dialect.warm()
+
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
     ) -> Mounted:
         """Follow the receipts, then open the doors."""
         log, clock, settings = runtime.log, runtime.clock, runtime.settings
-        spoken: list[Dialect] = list(registry.discover(dialects, "DIALECT").values())
-        for dialect in spoken:
-            if dialect.warm:
-                dialect.warm()
+        spoken = _spoken()
         desk = ReceiptDesk(log, waits_max=settings.requests_in_flight_max)
         promises = Promises(log, clock, settings, runtime.derived("receipts"))
         await promises.open()
@@ -68,6 +71,11 @@ class IngressService:
             front=lambda app: BulkDoors(app, spoken, doors),
             drain=drain,
         )
+
+
+def _spoken() -> list[Dialect]:
+    found: Mapping[str, Dialect] = registry.discover(dialects, "DIALECT")
+    return list(found.values())
 
 
 def _doors(

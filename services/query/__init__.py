@@ -8,6 +8,7 @@ import asyncio
 
 from services import dialects, registry
 from services.dialects import Dialect
+from services.domain import newest
 from services.doors import Turnstile
 from services.presence import PresenceView
 from services.query.answer import Answer
@@ -32,6 +33,10 @@ class QueryService:
     """The doors out of one process."""
 
     name = "query"
+
+    def warm(self) -> None:
+        """Have what finds the newest values compiled, or loaded."""
+        newest.warm()
 
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event

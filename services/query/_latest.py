@@ -15,7 +15,7 @@ from operator import gt, itemgetter
 from schemas.blocks import Block, bytes_of
 from schemas.points import PointPolicy
 from schemas.samples import Kind
-from services.domain.newest import newest_rows, warm
+from services.domain.newest import newest_rows
 
 Newest = tuple[int, int, int, int, int, str, str]
 """(ts_ms, version, kind, bits, quality, tenant, text): ordered by time, then version."""
@@ -31,7 +31,6 @@ class Latest:
     """Series id (uint64) to its newest sample."""
 
     def __init__(self) -> None:
-        warm()
         self._newest: dict[int, Newest] = {}
 
     def __len__(self) -> int:

@@ -38,6 +38,9 @@ class SinksService:
 
     name = "sinks"
 
+    def warm(self) -> None:
+        """There is nothing to be loaded."""
+
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event
     ) -> Mounted:

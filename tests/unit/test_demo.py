@@ -44,3 +44,24 @@ def test_the_addresses_can_be_used_as_they_are_told(
     told = hints(plant)
     assert f" {http}/oauth/token " in told and broker in told
     assert "0.0.0.0" not in told and "[::]" not in told
+
+
+def test_a_plant_that_was_cut_short_is_made_whole_and_nothing_of_it_is_twice(
+    tmp_path: Path,
+) -> None:
+    async def flow() -> None:
+        async with offices(tmp_path) as [office], asyncio.TaskGroup() as group:
+            settings = Settings(data_dir=str(tmp_path))
+            runtime: Any = SimpleNamespace(
+                settings=settings, view=office.view, control=office.control, mqtt_port=1883
+            )
+            for _ in range(2):
+                # The first one never gets to writing `demo.json`.
+                await DemoService(feed=False).mount(runtime, group, asyncio.Event())
+            view = office.view
+            names = [device.name for device in view.devices("demo")]
+            assert len(names) == len(set(names))
+            good = [(key.use, key.name) for key in view.keys("demo") if not key.revoked]
+            assert len(good) == len(set(good)) == len(view.keys("demo")) / 2
+
+    asyncio.run(flow())
