@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import ssl
 import sys
 import urllib.error
@@ -118,6 +119,8 @@ def _services(*, feed: bool) -> dict[str, Service]:
 
 
 def _run(chosen: Settings, arguments: argparse.Namespace) -> int:
+    # What is written, the log and the store among it, is for nobody else to read.
+    os.umask(0o077)
     if arguments.supervised:
         watch_parent()
     available = _services(feed=not arguments.no_feed)

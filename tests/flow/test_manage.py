@@ -77,6 +77,12 @@ def _revoked(plant: Plant, one: Device, key: str, token: str) -> None:
     again.client.loop_stop()
 
 
+def test_what_lies_in_the_data_folder_is_for_nobody_else_to_read(plant: Plant) -> None:
+    files = [path for path in plant.data_dir.rglob("*") if path.is_file() or path.is_socket()]
+    assert {"log.sqlite", "secret", "control.sock"} <= {path.name for path in files}
+    assert [path for path in files if path.stat().st_mode & 0o077] == []
+
+
 def test_a_client_that_is_revoked_loses_its_tokens_at_once(plant: Plant) -> None:
     bx = plant.facts["building_x"]
     key, secret = command(
