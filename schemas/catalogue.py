@@ -285,6 +285,7 @@ class Point(Thing):
     keep_minutes: int = 0
     """For how long values are kept; 0: for ever."""
     ingestable: bool = True
+    """Whether it takes values over Building X."""
     created_ms: int = 0
     description: str = ""
     writable: bool = False

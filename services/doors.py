@@ -140,7 +140,7 @@ def _query(scope: Scope) -> dict[str, str]:
     try:
         return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=_PARAMETERS_MAX))
     except ValueError as error:
-        raise Malformed(f"more than {_PARAMETERS_MAX} parameters") from error
+        raise Malformed(f"more than {_PARAMETERS_MAX} parameters", where="?") from error
 
 
 # -- routes

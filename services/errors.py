@@ -26,7 +26,7 @@ class PipelineError(Exception):
 
 class Refused(PipelineError):
     """The sender's fault. `where` is the place: a JSON pointer ("/data/0/type"), or "?name" for a
-    parameter.
+    parameter ("?": the query as a whole).
 
     `code` names the case within the vendor's own list where it has one.
     """

@@ -209,6 +209,11 @@ def _points(group: Any) -> None:
         sub.add_argument(
             "--writable", action=argparse.BooleanOptionalAction, help="whether it takes commands"
         )
+        sub.add_argument(
+            "--ingestable",
+            action=argparse.BooleanOptionalAction,
+            help="whether it takes values over Building X",
+        )
         sub.add_argument("--precision", type=int, help="decimals that are shown")
         sub.add_argument("--band", type=float, help="a smaller change does not count")
         sub.add_argument("--keep-minutes", type=int, help="how long values are kept (0: for ever)")

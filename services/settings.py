@@ -101,7 +101,10 @@ class Settings:
         high=65535,
     )
     token_seconds: int = _setting(
-        86_400, "Life of access tokens of machine clients.", low=60, high=TOKEN_SECONDS_MAX
+        86_400,
+        "Life of access tokens of machine clients; one is taken for 60 seconds more, for clocks that differ.",
+        low=60,
+        high=TOKEN_SECONDS_MAX,
     )
     token_failures_per_minute: int = _setting(
         600,
@@ -109,7 +112,9 @@ class Settings:
         low=1,
         high=1_000_000,
     )
-    user_token_seconds: int = _setting(9_000, "Life of the tokens of users.", low=60, high=604_800)
+    user_token_seconds: int = _setting(
+        9_000, "Life of the tokens of users; the same 60 seconds more hold.", low=60, high=604_800
+    )
     user_refresh_seconds: int = _setting(
         604_800, "Life of the refresh tokens of users.", low=60, high=31_536_000
     )

@@ -148,6 +148,7 @@ class Places(Part):
         keep_minutes: int = 0,
         description: str = "",
         writable: bool = False,
+        ingestable: bool = True,
     ) -> Point:
         """Declare the point at a key of a device; without `id` it gets a UUID."""
         found = self._device(tenant, device)
@@ -164,6 +165,7 @@ class Places(Part):
             unit=note(unit, "unit"),
             description=note(description, "description"),
             writable=bool(writable),
+            ingestable=bool(ingestable),
             created_ms=self._clock.now_ms(),
             **_rules(
                 precision=precision,
@@ -198,6 +200,7 @@ class Places(Part):
         keep_minutes: int | None = None,
         description: str | None = None,
         writable: bool | None = None,
+        ingestable: bool | None = None,
     ) -> Point:
         """Change what is given of a point. With another key it stays the same series, and what was
         stored stays its own.
@@ -212,6 +215,7 @@ class Places(Part):
             keep_minutes=keep_minutes,
         )
         given = {"name": name and text(name, "name"), "writable": writable, **rules}
+        given["ingestable"] = ingestable
         for place, said in (("unit", unit), ("description", description)):
             if said is not None:
                 given[place] = note(said, place)

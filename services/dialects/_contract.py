@@ -8,7 +8,7 @@ turns that into the vendor's own envelope.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -119,6 +119,9 @@ def retry_after(error: PipelineError) -> Sequence[tuple[str, str]]:
     return (("Retry-After", str(max(1, -(-error.retry_after_ms // 1000)))),)
 
 
+_WITH_BODY = {415: "the body has a content coding (gzip, say)"}
+
+
 def described(
     summary: str,
     responses: Mapping[int, str],
@@ -126,16 +129,27 @@ def described(
     media_type: str = "application/json",
     example: Any = None,
     parameters: Mapping[str, str] | None = None,
+    required: Collection[str] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Mapping[str, Any]:
     """A door's `docs` as parts of an OpenAPI operation: `responses` maps status to a sentence,
-    `example` is a request's body, `parameters` maps query parameter to a sentence.
+    `example` is a request's body, `parameters` maps query parameter (some are `required`) to a
+    sentence, `headers` those of the request's headers that change what is done.
     """
+    said = dict(sorted({**(_WITH_BODY if example is not None else {}), **responses}.items()))
     docs: dict[str, Any] = {
         "summary": summary,
-        "responses": {str(status): {"description": text} for status, text in responses.items()},
+        "responses": {str(status): {"description": text} for status, text in said.items()},
         "parameters": [
-            {"name": name, "in": "query", "description": text, "schema": {"type": "string"}}
-            for name, text in (parameters or {}).items()
+            {
+                "name": name,
+                "in": place,
+                "description": text,
+                **({"required": True} if name in required else {}),
+                "schema": {"type": "string"},
+            }
+            for place, named in (("query", parameters), ("header", headers))
+            for name, text in (named or {}).items()
         ],
     }
     if example is not None:

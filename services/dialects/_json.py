@@ -21,6 +21,7 @@ _STEP = re.compile(r"\.([^.\[\]]+)|\[([^\]]*)\]")
 def read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The value in `body`. Raises Malformed with the pointer of the first thing that is wrong."""
     try:
+        check_utf8(body)
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _misplaced(str(error)) from None
@@ -28,6 +29,18 @@ def read(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise Malformed("the JSON is nested too deeply") from None
     except ValueError as error:
         raise Malformed(f"the body cannot be read as JSON: {error}") from None
+
+
+def check_utf8(body: bytes) -> None:
+    """Raises ValueError where a byte is not of UTF-8 (RFC 8259, section 8.1): the decoder does not
+    look into the texts that it passes over.
+    """
+    if body.isascii():
+        return
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not of UTF-8") from None
 
 
 def write(value: Any) -> bytes:

@@ -20,7 +20,7 @@ from starlette.routing import compile_path
 
 from services.dialects import Actions, Call, Dialect, Inbound, Lookup, Push, Reply
 from services.doors import Door, Headers, Scope, Turnstile, router_of
-from services.errors import TooLarge, TooSlow, Unavailable, Unknown, WrongMethod
+from services.errors import TooLarge, TooSlow, Unavailable, Unknown, Unsupported, WrongMethod
 from services.ingress.accept import Intaker
 
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -61,7 +61,12 @@ class DoorsIn:
 
 
 async def body_of(headers: Headers, receive: Receive, bytes_max: int, seconds_max: float) -> bytes:
-    """The whole body, counted while it is read. Raises TooLarge, TooSlow, Unavailable."""
+    """The whole body, counted while it is read, as it is: it must not be packed. Raises
+    Unsupported, TooLarge, TooSlow, Unavailable.
+    """
+    coding = headers.get("content-encoding")
+    if coding and coding.lower() != "identity":
+        raise Unsupported(f"the content coding {coding[:100]} is not read: send the body unpacked")
     declared = headers.get("content-length", "")
     if declared.isdigit() and int(declared) > bytes_max:
         raise TooLarge(f"a body may have {bytes_max} bytes")

@@ -370,6 +370,10 @@ def test_the_command_and_the_api_are_about_the_same_things(
         "--writable", "--description", "what is wanted",
     )  # fmt: skip
     system = reader("GET", f"/points/{point['id']}")[1]["data"]["attributes"]["systemAttributes"]
+    marks = {"writable": "m:", "ingestable": "m:"}
+    assert system == {"description": "what is wanted", **marks}
+    command(plant, "points", "change", "demo", point["id"], "--no-ingestable")
+    system = reader("GET", f"/points/{point['id']}")[1]["data"]["attributes"]["systemAttributes"]
     assert system == {"description": "what is wanted", "writable": "m:"}
     command(plant, "locations", "delete", "demo", made["id"])
     listed = command(plant, "locations", "list", "--tenant", "demo")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from schemas.catalogue import INGEST, READ, Point
+from schemas.catalogue import READ, Point
 from schemas.commands import Command, State
 from schemas.samples import Kind, Value
 from services.dialects._contract import Auth, Call, Inbound, Reply, described
@@ -28,23 +28,23 @@ from services.dialects.building_x.jsonapi import (
 )
 from services.dialects.building_x.paths import POINT, below, own_point
 from services.dialects.building_x.texts import text_of_value, value_of, why_not_value
-from services.errors import Forbidden, Malformed, Unknown
+from services.errors import Malformed, Unknown
 
 COMMANDS = POINT + "/commands"
 ONE = COMMANDS + "/{commandId}"
 _PENDING = (State.QUEUED, State.DELIVERED)
-VALUE_POINTER = "/data/attributes/pointValue/value"
+POINTER = "/data/attributes/pointValue"
+VALUE_POINTER = f"{POINTER}/value"
 
 
 async def command(inbound: Inbound, point: Point, actions: Actions, point_value: Any) -> Reply:
     """Queue what the text in `pointValue` (decoded JSON) means as a value of the point's type: the
-    point with its target, and the command. A point without a type takes the text.
+    point with its target, and the command. A point without a type takes the text. The caller has
+    the right to send values.
 
-    Raises Malformed, Forbidden where the point is not writable or the credential may not send
-    values, OverQuota where too many commands wait for its device.
+    Raises Malformed, Forbidden where the point is not writable, OverQuota where too many commands
+    wait for its device.
     """
-    if INGEST not in inbound.caller.scopes:
-        raise Forbidden(f"the credential may not {INGEST}")
     kind = Kind.STRING if point.declared is None else point.declared
     value = _value(kind, _text_in(point_value))
     control = actions.control(inbound.caller)
@@ -109,6 +109,10 @@ def _text_in(point_value: Any) -> str:
     text = point_value.get("value") if isinstance(point_value, dict) else None
     if not isinstance(text, str):
         raise Malformed("a text", where=VALUE_POINTER)
+    for name in point_value:
+        if name != "value":
+            # As the decoder says it of what is around it.
+            raise Malformed(f"Object contains unknown field `{name}`", where=POINTER)
     return text
 
 

@@ -206,7 +206,7 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Make a device."""
     tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
     made_of(data, ("Device",))
-    given = {"name": "", **_given(data)}
+    given = {"name": "", **_given(data, tenant, lookup)}
     with pointed(_POINTERS):
         made = await actions.control(inbound.caller).add_device(tenant, **own_id(data), **given)
     return created(_shown(made, inbound, lookup), Links(inbound).to("devices", made.id))
@@ -216,9 +216,10 @@ async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Change what is given of a device."""
     device, data = own_device(inbound, lookup), data_of(_BODY, inbound)
     same(data, "Device", device.id)
+    given = _given(data, device.tenant, lookup)
     with pointed(_POINTERS):
         control = actions.control(inbound.caller)
-        changed = await control.change_device(device.tenant, device.id, **_given(data))
+        changed = await control.change_device(device.tenant, device.id, **given)
     return _shown(changed, inbound, lookup).reply()
 
 
@@ -230,9 +231,11 @@ async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     return GONE
 
 
-def _given(data: Data[_Attributes, _Relationships]) -> Members:
+def _given(data: Data[_Attributes, _Relationships], tenant: str, lookup: Lookup) -> Members:
     """What is given of a device, by control's names."""
     given = ends(data.relationships, _TYPES)
+    if not isinstance(data.relationships, UnsetType):
+        locations.check_type(data.relationships.location, "hasLocation", tenant, lookup)
     return members(data.attributes) | {name: given[name] for name in _ENDS if name in given}
 
 

@@ -157,7 +157,7 @@ _RESPONSES = {
     401: "no token, or not a valid one",
     403: "another's partition, no right to configure, or a member that is for good",
     404: "unknown partition, or something that is named does not exist",
-    415: "another content type than the two of JSON",
+    415: "another content type than the two of JSON, or a content coding",
     503: "try again later",
 }
 
@@ -171,11 +171,12 @@ def call(
     *,
     scope: str = CONFIGURE,
     example: Members | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Call:
     """A door that changes what is configured; `path` is what follows the prefixes."""
     said = dict(sorted({**_RESPONSES, **responses}.items()))
     if method == "DELETE":
         del said[400], said[415]
     body = None if example is None else {"data": example}
-    docs = described(summary, said, media_type=JSON_API, example=body)
+    docs = described(summary, said, media_type=JSON_API, example=body, headers=headers)
     return Call(method, below(path), Auth.BEARER, handle, refused, scope, docs=docs)

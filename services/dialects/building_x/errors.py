@@ -55,8 +55,8 @@ def errors(error: PipelineError, faults: Sequence[tuple[str, str]], now_ms: int)
 def error_objects(
     error: PipelineError, faults: Sequence[tuple[str, str]], now_ms: int
 ) -> list[dict[str, Any]]:
-    """JSON:API error objects. A place is a pointer ("/data/0"), a query parameter ("?name") or else
-    the name of a header.
+    """JSON:API error objects. A place is a pointer ("/data/0"), a query parameter ("?name"; "?" is
+    all of the query) or else the name of a header. What is malformed at no place is the document.
     """
     status = status_of(error)
     phrase = HTTPStatus(status).phrase
@@ -72,8 +72,8 @@ def error_objects(
             "detail": detail,
         }
         if where.startswith("?"):
-            item["source"] = {"parameter": where[1:]}
-        elif where.startswith("/"):
+            item |= {"source": {"parameter": where[1:]}} if where != "?" else {}
+        elif where.startswith("/") or (not where and isinstance(error, Malformed)):
             item["source"] = {"pointer": where}
         elif where:
             item["source"] = {"header": where}

@@ -241,7 +241,7 @@ INGEST = Push(
             403: "another's partition, or a point that takes no values in",
             404: "unknown partition or point",
             413: "the body is too large",
-            415: "another content type than the two of JSON",
+            415: "another content type than the two of JSON, or a content coding",
             429: "too many requests",
             503: "outcome unknown or not done: try again",
         },
@@ -259,5 +259,9 @@ INGEST = Push(
             ]
         },
         parameters={"overwrite": "true replaces what is there; false (default) drops the newcomer"},
+        headers={
+            "Idempotency-Key": "the same request under the same key gets the first answer",
+            "Prefer": "respond-async: an answer as soon as the values are on the log",
+        },
     ),
 )

@@ -43,7 +43,7 @@ from services.dialects.building_x.jsonapi import (
 )
 from services.dialects.building_x.lists import Wanted
 from services.dialects.building_x.paths import PARTITION, own_partition
-from services.errors import Unknown
+from services.errors import Conflicting, Unknown
 
 PATH = PARTITION + "/locations"
 ONE = PATH + "/{locationId}"
@@ -163,7 +163,7 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Make a location."""
     tenant, data = own_partition(inbound, lookup), data_of(_BODY, inbound)
     kind = made_of(data, LOCATION_TYPES)
-    given = {"label": "", **_given(data)}
+    given = {"label": "", **_given(data, tenant, lookup)}
     with pointed(_POINTERS):
         control = actions.control(inbound.caller)
         made = await control.add_location(tenant, type=kind, **own_id(data), **given)
@@ -174,9 +174,10 @@ async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Change what is given of a location."""
     location, data = own_location(inbound, lookup), data_of(_BODY, inbound)
     same(data, location.type, location.id)
+    given = _given(data, location.tenant, lookup)
     with pointed(_POINTERS):
         control = actions.control(inbound.caller)
-        changed = await control.change_location(location.tenant, location.id, **_given(data))
+        changed = await control.change_location(location.tenant, location.id, **given)
     return _shown(changed, inbound, lookup).reply()
 
 
@@ -188,13 +189,15 @@ async def delete(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     return GONE
 
 
-def _given(data: Data[_Attributes, _Relationships]) -> Members:
+def _given(data: Data[_Attributes, _Relationships], tenant: str, lookup: Lookup) -> Members:
     """What is given of a location, by control's names."""
     given = members(data.attributes)
     if (address := given.pop("postal_address", UNSET)) is not UNSET:
         # Null takes the whole address away.
         given |= members(address) if address else dict.fromkeys(ADDRESS.values(), "")
     above = ends(data.relationships, {"parent": LOCATION_TYPES})
+    if not isinstance(data.relationships, UnsetType):
+        check_type(data.relationships.parent, "isPartOf", tenant, lookup)
     return given | ({"parent": above["parent"]} if "parent" in above else {})
 
 
@@ -204,6 +207,18 @@ def _shown(location: Location, inbound: Inbound, lookup: Lookup) -> Draft:
     draft = Draft(of(location, lookup, links, wanted))
     draft.include(included(location, lookup, links, wanted))
     return draft
+
+
+def check_type(end: ToOne | UnsetType, name: str, tenant: str, lookup: Lookup) -> None:
+    """Raises Conflicting where the relationship `name` leads to a location and says another type
+    than that has. Whether it is there is for control.
+    """
+    if isinstance(end, UnsetType) or end.data is None:
+        return
+    found = lookup.location(tenant, end.data.id)
+    if found is not None and end.data.type not in (UNSET, found.type):
+        where = f"{RELATIONSHIPS}/{name}/data/type"
+        raise Conflicting(f"{found.id} is a {found.type}", where=where)
 
 
 def own_location(inbound: Inbound, lookup: Lookup) -> Location:

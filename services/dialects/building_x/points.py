@@ -47,6 +47,8 @@ VALUE = "pointValue"
 YES = "m:"
 """How the vendor says that something is so, in a text."""
 
+_MARKERS = ("writable", "ingestable")
+"""System attributes that say that something is so, and members of a point."""
 _VALUE_ALONE = frozenset({VALUE})
 _TYPES = {Kind.DOUBLE: "number", Kind.LONG: "number", Kind.BOOL: "boolean"}
 _ENDS = {"has_device": ("Device",)}
@@ -56,6 +58,7 @@ _KINDS = {"number": Kind.DOUBLE, "boolean": Kind.BOOL, "string": Kind.STRING}
 class _System(Struct, rename="camel", forbid_unknown_fields=True):
     description: Text = UNSET
     writable: Text = UNSET
+    ingestable: Text = UNSET
     # What clients send back with the rest; it says nothing.
     cur_status: Any = UNSET
 
@@ -96,8 +99,7 @@ def type_of(point: Point) -> str:
 def of(point: Point, links: Links, wanted: Wanted) -> Members:
     """A point as it is shown, without its value."""
     system: Members = {"description": point.description}
-    if point.writable:
-        system["writable"] = YES
+    system |= {name: YES for name in _MARKERS if getattr(point, name)}
     attributes: Members = {
         "name": point.name or point.key,
         "key": point.key,
@@ -235,16 +237,17 @@ async def create(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
 
 async def change(inbound: Inbound, lookup: Lookup, actions: Actions) -> Reply:
     """Change what is given of a point; its type and its device are for good."""
-    if not {CONFIGURE, INGEST} & inbound.caller.scopes:
-        raise Forbidden(f"the credential may not {CONFIGURE}")
     point, data = own_point(inbound, lookup), data_of(_BODY, inbound)
+    attributes = members(data.attributes)
+    commanded = "point_value" in attributes
+    right = INGEST if commanded else CONFIGURE
+    if right not in inbound.caller.scopes:
+        raise Forbidden(f"the credential may not {right}")
     same(data, "Point", point.id)
-    if not isinstance(data.attributes, UnsetType) and data.attributes.point_value is not UNSET:
-        if members(data.attributes).keys() != {"point_value"} or data.relationships is not UNSET:
+    if commanded:
+        if attributes.keys() != {"point_value"} or data.relationships is not UNSET:
             raise Malformed("a command goes alone", where=f"{ATTRIBUTES}/{VALUE}")
-        return await command(inbound, point, actions, data.attributes.point_value)
-    if CONFIGURE not in inbound.caller.scopes:
-        raise Forbidden(f"the credential may not {CONFIGURE}")
+        return await command(inbound, point, actions, attributes["point_value"])
     given, related = _given(data), ends(data.relationships, _ENDS)
     for_good("dataType", given.pop("data_type", UNSET), type_of(point), ATTRIBUTES)
     for_good("hasDevice", related.get("has_device", UNSET), point.device, RELATIONSHIPS)
@@ -268,11 +271,10 @@ def _given(data: Data[_Attributes, _Relationships]) -> Members:
     given.pop("point_value", None)
     system = members(given.pop("system_attributes", UNSET))
     system.pop("cur_status", None)
-    if "writable" in system:
-        if system["writable"] not in (YES, ""):
-            place = f"{ATTRIBUTES}/systemAttributes/writable"
-            raise Malformed(f"{YES} or null", where=place)
-        system["writable"] = system["writable"] == YES
+    for name in system.keys() & _MARKERS:
+        if system[name] not in (YES, ""):
+            raise Malformed(f"{YES} or null", where=f"{ATTRIBUTES}/systemAttributes/{name}")
+        system[name] = system[name] == YES
     return given | system
 
 
@@ -330,6 +332,7 @@ CALLS = (
         # Who configures needs another right than who commands: `change` asks for it.
         scope="",
         example={"type": "Point", "id": "…", "attributes": {"name": "Supply air"}},
+        headers={"Idempotency-Key": "the same command under the same key is one"},
     ),
     call(
         "DELETE",

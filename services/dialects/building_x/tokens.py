@@ -67,7 +67,7 @@ def _request(inbound: Inbound) -> _Request:
     """JSON as the vendor documents it, or form-encoded as standard OAuth 2 clients send it."""
     kind = inbound.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _json.read(_DECODER, inbound.body)
+        return _json_request(inbound.body)
     if kind != "application/x-www-form-urlencoded":
         raise Unsupported("send application/json or application/x-www-form-urlencoded")
     try:
@@ -86,6 +86,16 @@ def _request(inbound: Inbound) -> _Request:
         if name in _Request.__struct_fields__:
             known[name] = value
     return _Request(**known)
+
+
+def _json_request(body: bytes) -> _Request:
+    try:
+        return _json.read(_DECODER, body)
+    except Malformed as error:
+        if not error.where:
+            raise
+        # The envelope has no place for the member.
+        raise Malformed(f"{error.where[1:]}: {error.message}", where=error.where) from None
 
 
 def _with_basic(request: _Request, header: str) -> _Request:

@@ -112,9 +112,10 @@ READ_VALUES = Read(
             503: "try again later",
         },
         parameters={
-            FROM: "RFC 3339, inclusive, required",
+            FROM: "RFC 3339, inclusive",
             TO: "RFC 3339, exclusive; default now",
         }
         | PAGING,
+        required={FROM},
     ),
 )

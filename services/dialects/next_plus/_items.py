@@ -83,6 +83,7 @@ _RAW_LIST, _RAW_WRAPPED, _RAW_ONE = (
 def items_of(body: bytes) -> list[_Item]:
     """The items of any of the three shapes. Raises Invalid."""
     try:
+        _json.check_utf8(body)
         if body.lstrip()[:1] == b"[":
             return _LIST.decode(body)
         if isinstance(_SHAPE.decode(body).parameters, list):

@@ -42,6 +42,7 @@ _NAMES = {
     408: "RequestTimeoutError",
     409: "ConflictError",
     413: "PayloadTooLargeError",
+    415: "UnsupportedMediaTypeError",
     422: "UnprocessableEntityError",
     429: "TooManyRequestsError",
     500: "InternalServerError",

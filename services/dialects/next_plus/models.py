@@ -31,6 +31,7 @@ def body_of(decoder: Decoder[T], inbound: Inbound) -> T:
     body is not JSON, Invalid where a member is not of its type.
     """
     try:
+        _json.check_utf8(inbound.body)
         return decoder.decode(inbound.body)
     except ValidationError as error:
         raise Invalid(errors.INVALID_MEMBER, str(error)) from None

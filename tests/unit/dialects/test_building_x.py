@@ -14,7 +14,7 @@ from schemas.catalogue import Device, Point, Tenant
 from schemas.samples import TS_MS_MAX, Kind
 from services.dialects import Inbound, Page
 from services.dialects import _times as times
-from services.dialects.building_x import errors, ingest, lists, texts, tokens, values
+from services.dialects.building_x import errors, ingest, lists, points, texts, tokens, values
 from services.errors import Broken, Malformed, OverQuota, Unauthorized, Unavailable
 from tests.support.lookup import ListedActions, ListedLookup, a_principal
 
@@ -271,3 +271,30 @@ def test_the_source_of_an_error_says_what_kind_of_place_it_is(
     reply = errors.refused(Malformed("wrong", where=where), NOW_MS)
     (error,) = json.loads(reply.body)["errors"]
     assert error["source"] == source
+
+
+# -- what is said about the doors
+
+
+def test_the_docs_name_the_headers_and_what_is_required() -> None:
+    [change] = [each for each in points.CALLS if each.handle is points.change]
+    taken = {"Idempotency-Key", "Prefer"}
+    for door, headers in ((ingest.INGEST, taken), (change, {"Idempotency-Key"})):
+        assert {each["name"] for each in door.docs["parameters"] if each["in"] == "header"} == (
+            headers
+        )
+    required = {
+        each["name"] for each in values.READ_VALUES.docs["parameters"] if "required" in each
+    }
+    assert required == {values.FROM}
+
+
+def test_what_is_malformed_at_no_place_is_the_document() -> None:
+    said = {
+        Malformed("no JSON"): {"source": {"pointer": ""}},
+        Malformed("too many parameters", where="?"): {},
+        Unavailable("later"): {},
+    }
+    for error, source in said.items():
+        [item] = json.loads(errors.refused(error, NOW_MS).body)["errors"]
+        assert {name: item[name] for name in item if name == "source"} == source

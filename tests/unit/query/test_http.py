@@ -180,6 +180,8 @@ def test_who_may_ask_and_how_much(
 ) -> None:
     [response] = get(Echo(), url, headers=headers)
     assert (response.status_code, response.json().get("no")) == (status, name)
+    # Too many parameters are the query's fault, no body's.
+    assert response.json().get("where") == {"Malformed": "?", None: None}.get(name, "")
 
 
 @pytest.mark.parametrize(
