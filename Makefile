@@ -49,7 +49,7 @@ run: setup ## Run everything on the embedded engines with the demo plant: HTTP 8
 demo: run ## The same as run
 
 test: setup ## Every test that this machine can run
-	@exec $(BIN)/pytest -n $(WORKERS) --dist loadgroup
+	@exec $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: lint types imports ## Lint, types, import rules and the fast tests
 	@exec $(BIN)/pytest -q $(FAST)

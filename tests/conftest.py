@@ -20,6 +20,7 @@ hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
 
 KINDS = ("kafka", "containers", "clickhouse")
+LONGEST = "tests/system/test_kafka_road.py"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,17 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests (`make test`), a file is one's; so is the whole of the system
-    tests, whose brokers and containers need the machine, and which begin first.
+    """The longest file first: where two processes share the files (`make test`), the two that need
+    brokers and containers for many minutes are not run at the same time.
     """
-    items.sort(key=lambda item: not _is_system(item))
-    for item in items:
-        group = "system" if _is_system(item) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _is_system(item: pytest.Item) -> bool:
-    return item.nodeid.startswith("tests/system/")
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 def pytest_report_header() -> str:
