@@ -18,7 +18,7 @@ endif
 
 KAFKA_PORT ?= 9092
 KAFKA_DIR ?= .kafka
-# Processes that share the tests out among them: one has its hands full with brokers and containers.
+# Processes that share the files of tests out among them: much of what a test does is waiting.
 WORKERS ?= 2
 ROUNDS ?=
 SEED ?=
