@@ -255,7 +255,8 @@ async def put(log: EventLog, *pairs: tuple[float, int], rule: Rule = SLOW) -> No
 def test_the_time_is_told_to_a_lane_once_when_it_would_change_something(tmp_path: Path) -> None:
     async def body() -> None:
         clock = ManualClock(NOW_MS)
-        async with a_log(tmp_path) as log, watching(log, clock):
+        async with a_log(tmp_path) as log, watching(log, clock) as parts:
+            await until(lambda: parts.readiness.why_not is None)
             await put(log, (1.0, NOW_MS), (11.0, NOW_MS + 10_000))
             clock.advance(TICK_AGAIN_MS)
             await asyncio.sleep(0.1)
@@ -298,7 +299,9 @@ def test_a_tick_that_does_not_come_back_is_appended_again_after_a_while(tmp_path
         clock = ManualClock(NOW_MS)
         async with a_log(tmp_path) as real:
             log: Any = Forgetful(real)
-            async with watching(log, clock):
+            async with watching(log, clock) as parts:
+                # A lane that was loaded later would wait from then on.
+                await until(lambda: parts.readiness.why_not is None)
                 await put(real, (11.0, NOW_MS))
                 clock.advance(TICK_AGAIN_MS)
                 await until(lambda: log.lost == 1)
