@@ -16,6 +16,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
 from threading import BoundedSemaphore
@@ -57,8 +58,8 @@ class Auth:
     def __init__(self, view: View, clock: Clock, settings: Settings, secret: bytes) -> None:
         self._view, self._clock, self._settings = view, clock, settings
         self._pepper = pepper(secret)
-        self._mark = derive(secret, "marks")
-        self._marks: dict[str, str] = {}
+        # A hot door asks for the same one over and over.
+        self._digest_of = lru_cache(_MARKS_MAX)(partial(digest, derive(secret, "marks")))
         self._tokens = Tokens(view, clock, secret)
         self._logins = BoundedSemaphore(_LOGINS_MAX)
         # What a password is compared with where there is no user: that takes as long.
@@ -241,16 +242,8 @@ class Auth:
         return digest(self._pepper, secret)
 
     def _mark_of(self, stored: str) -> str:
-        """What stands in a token for the secret or password behind `stored`. A hot door asks for
-        the same one over and over.
-        """
-        mark = self._marks.get(stored)
-        if mark is None:
-            mark = digest(self._mark, stored)[:32]
-            if len(self._marks) >= _MARKS_MAX:
-                self._marks.clear()
-            self._marks[stored] = mark
-        return mark
+        """What stands in a token for the secret or password behind `stored`."""
+        return self._digest_of(stored)[:32]
 
     def _log_in(self, username: str, password: str) -> User:
         user = self._view.user(username)

@@ -50,11 +50,11 @@ class DemoService:
 
     name = "demo"
 
-    def warm(self) -> None:
-        """There is nothing to be loaded."""
-
     def __init__(self, *, feed: bool = True) -> None:
         self._feed = feed
+
+    def warm(self) -> None:
+        """There is nothing to be loaded."""
 
     async def mount(
         self, runtime: Runtime, group: asyncio.TaskGroup, stop: asyncio.Event

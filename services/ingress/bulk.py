@@ -19,6 +19,8 @@ _PATHS_MAX, _PATH_LENGTH_MAX = 4096, 200
 
 Send = Any
 App = Any
+Found = tuple[str, Push, Mapping[str, str]]
+"""Dialect, door, parameters of the path."""
 
 
 class BulkDoors:
@@ -34,18 +36,21 @@ class BulkDoors:
             for door in dialect.pushes
             if door.bulk
         ]
-        self._remembered = lru_cache(maxsize=_PATHS_MAX)(self._find)
+        self._remembered = lru_cache(_PATHS_MAX)(self._look_up)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Serve one connection event of ASGI."""
-        find = self._remembered if len(scope["path"]) <= _PATH_LENGTH_MAX else self._find
-        if scope["type"] == "http" and (found := find(scope["method"], scope["path"])):
+        if scope["type"] == "http" and (found := self._find(scope["method"], scope["path"])):
             dialect, door, path = found
             await send_reply(send, await self._doors.answer(dialect, door, scope, receive, path))
             return
         await self._app(scope, receive, send)
 
-    def _find(self, method: str, path: str) -> tuple[str, Push, Mapping[str, str]] | None:
+    def _find(self, method: str, path: str) -> Found | None:
+        short = len(path) <= _PATH_LENGTH_MAX
+        return self._remembered(method, path) if short else self._look_up(method, path)
+
+    def _look_up(self, method: str, path: str) -> Found | None:
         for door_method, pattern, dialect, door in self._routes:
             if method == door_method and (match := pattern.fullmatch(path)):
                 names = {name: unquote(value) for name, value in match.groupdict().items()}
